@@ -1,0 +1,15 @@
+"""desim: a discrete-event simulator of the clusters that train large models.
+
+    import desim
+
+    scenario = desim.load("scenarios/llama70b_2048.yaml", ["policies.schedule=gpipe"])
+    result = desim.run(scenario)
+    print(result.summary["step_time_s"])
+    result.spans.groupby("lane").duration_s.sum()
+    result.write("traces_out/mine")
+"""
+
+from desim.api import Result, load, run
+from desim.errors import DeadlockError, DesimError, Mistake, SpecError
+
+__all__ = ["DeadlockError", "DesimError", "Mistake", "Result", "SpecError", "load", "run"]

@@ -1,0 +1,1 @@
+"""Record -> where the time and the memory went; reads the record and changes nothing."""

@@ -1,0 +1,142 @@
+"""The critical path: the chain of tasks, each of which made the next one wait.
+
+It is followed backward from the end of the step. A task that began the moment a task it depends on
+ended was held up by that one; a collective by the member that arrived last; a task that began when
+the host had issued it by the host, back to where the host itself had to wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from desim.analyze.accounting import CATEGORIES, EXPOSED
+from desim.record import LANES, PHASES
+
+if TYPE_CHECKING:
+    from desim.record import Record
+
+_OPTIMIZER = PHASES.index("optimizer")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A stretch of the critical path: `task` ran (or was being launched) in it."""
+
+    category: str
+    task: str
+    rank_class: int
+    start_ps: int
+    end_ps: int
+
+
+class _Class:
+    """The spans and causes of one rank class as lists, which a walk reads faster than arrays."""
+
+    def __init__(self, record: Record, number: int) -> None:
+        spans, causes = record.spans_of(number), record.causes_of(number)
+        self.lane = spans.lane.tolist()
+        self.phase = spans.phase.tolist()
+        self.name = spans.name.tolist()
+        self.group = spans.group.tolist()
+        self.issue = spans.issue_ps.tolist()
+        self.ready = spans.ready_ps.tolist()
+        self.start = spans.start_ps.tolist()
+        self.end = spans.end_ps.tolist()
+        self.alone = spans.alone_ps.tolist()
+        self.before = causes.before.tolist()
+        self.first = causes.first.tolist()
+        self.waited = causes.waited.tolist()
+        self.released = causes.released_ps.tolist()
+        self.releaser = causes.releaser.tolist()
+
+
+def critical_path(record: Record) -> list[Link]:
+    """Return the critical path of the measured window, first stretch first."""
+    return _Walk(record).path()
+
+
+def path_share(path: list[Link]) -> dict[str, float]:
+    """Share of the path's time by category; sums to 1."""
+    total = sum(link.end_ps - link.start_ps for link in path)
+    share = dict.fromkeys(CATEGORIES, 0.0)
+    for link in path:
+        share[link.category] += (link.end_ps - link.start_ps) / total
+    return share
+
+
+class _Walk:
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._loaded: dict[int, _Class] = {}
+        self._last: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._indexed: set[int] = set()
+        self._path: list[Link] = []
+
+    def _spans(self, number: int) -> _Class:
+        if number not in self._loaded:
+            self._loaded[number] = _Class(self._record, number)
+        return self._loaded[number]
+
+    def path(self) -> list[Link]:
+        """Walk back from the end of the class whose step ends last."""
+        record = self._record
+        number = max(range(len(record.classes)), key=lambda c: record.classes[c].window_ps[1])
+        begin, finish = record.classes[number].window_ps
+        spans = self._spans(number)
+        at = max(
+            (i for i, end in enumerate(spans.end) if end <= finish), key=lambda i: spans.end[i]
+        )
+        where: tuple[int, int] | None = (number, at)
+        while where is not None and self._spans(where[0]).end[where[1]] > begin:
+            where = self._step(*where)
+        self._path.reverse()
+        return self._path
+
+    def _add(self, category: str, number: int, at: int, start: int, end: int) -> None:
+        if end > start:
+            name = self._record.names[self._spans(number).name[at]]
+            self._path.append(Link(category, name, number, start, end))
+
+    def _step(self, number: int, at: int) -> tuple[int, int] | None:
+        """Add what ran at one span and return the span that it had waited for."""
+        spans = self._spans(number)
+        start, end = spans.start[at], spans.end[at]
+        lane = spans.lane[at]
+        if lane == 0:
+            stretch = max(end - start - spans.alone[at], 0)
+            own = "optimizer" if spans.phase[at] == _OPTIMIZER else "compute"
+            self._add("contention", number, at, end - stretch, end)
+            self._add(own, number, at, start, end - stretch)
+        else:
+            self._add(EXPOSED[LANES[lane]], number, at, start, end)
+            if start > spans.ready[at]:
+                return self._latest(spans.group[at], start, end)
+        return self._cause(number, at)
+
+    def _latest(self, group: int, start: int, end: int) -> tuple[int, int] | None:
+        """The member of a collective that arrived last."""
+        key = (group, start, end)
+        for number in range(len(self._record.classes)):
+            if key in self._last:
+                break
+            if number in self._indexed:
+                continue
+            self._indexed.add(number)
+            spans = self._spans(number)
+            for i, ready in enumerate(spans.ready):
+                if spans.lane[i] and ready == spans.start[i]:
+                    self._last.setdefault((spans.group[i], ready, spans.end[i]), (number, i))
+        found = self._last.get(key)
+        return self._cause(*found) if found else None
+
+    def _cause(self, number: int, at: int) -> tuple[int, int] | None:
+        """The span whose end let this one begin; launch time in between is added."""
+        spans = self._spans(number)
+        ready = spans.ready[at]
+        for other in (spans.before[at], *spans.waited[spans.first[at] : spans.first[at + 1]]):
+            if other >= 0 and spans.end[other] == ready:
+                return number, other
+        released, releaser = spans.released[at], spans.releaser[at]
+        self._add("launch", number, at, released, ready)
+        return (number, releaser) if releaser >= 0 else None

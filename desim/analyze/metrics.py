@@ -1,0 +1,99 @@
+"""The summary of a run: the numbers that are compared, all derived from plan and record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from desim.analyze.breakdown import breakdown
+from desim.analyze.critical_path import critical_path, path_share
+from desim.analyze.memory import stage_peaks
+from desim.models.count import model_flops_per_sample, parameter_count
+from desim.record import PHASES, PS_PER_S
+
+if TYPE_CHECKING:
+    from desim.analyze.critical_path import Link
+    from desim.plan.build import Plan
+    from desim.record import Record
+
+_RECOMPUTE = PHASES.index("recompute")
+_SHOWN_ON_PATH = 12
+
+
+def summarize(plan: Plan, record: Record) -> dict[str, Any]:
+    """Return the contents of summary.json.
+
+    Times in seconds, sizes in bytes. `mfu` and `hfu` are fractions of the dense peak of the compute
+    format; a model FLOP is 6 per parameter in matrix products and token plus 12 L h s per token of
+    attention, halved under a causal mask (a recommendation model: three times its forward matrix
+    products). `hfu` adds what was recomputed.
+    """
+    scenario = plan.scenario
+    workload = scenario.workload
+    step_s = record.step_time_ps / PS_PER_S
+    devices = scenario.cluster.devices
+    flops = model_flops_per_sample(workload.model, workload.sequence_length) * workload.global_batch
+    peak = scenario.cluster.system.device.peak_flops_per_s[workload.precision.compute]
+    parts = breakdown(record)
+    path = critical_path(record)
+    peaks = stage_peaks(record)
+    capacity = scenario.cluster.system.device.memory_bytes
+    return {
+        "name": scenario.name,
+        "step_time_s": step_s,
+        **_throughput(plan, step_s),
+        "model_tflop_per_s_per_device": flops / step_s / devices / 1e12,
+        "mfu": flops / step_s / devices / peak,
+        "hfu": (flops + recomputed_flops(plan)) / step_s / devices / peak,
+        "parameters": parameter_count(workload.model),
+        "num_devices": devices,
+        "mesh": " ".join(f"{axis}{size}" for axis, size in plan.context.mesh.sizes.items() if size > 1),
+        "rank_classes": len(record.classes),
+        "tasks": record.num_tasks,
+        "events": record.num_events,
+        "simulate_wall_s": record.simulate_wall_s,
+        "time_share": parts.time_share,
+        "critical_path_share": path_share(path),
+        "peak_memory_bytes": {str(peak.stage): peak.peak_bytes for peak in peaks},
+        "fits": all(peak.peak_bytes <= capacity for peak in peaks),
+        "stage_time_share": parts.stage_time_share,
+        "communication": parts.communication,
+        "compute_by_kind": parts.compute_by_kind,
+        "critical_path": _largest(path),
+    }
+
+
+def _throughput(plan: Plan, step_s: float) -> dict[str, float]:
+    workload = plan.scenario.workload
+    devices = plan.scenario.cluster.devices
+    samples = workload.global_batch / step_s
+    if workload.model.family == "dlrm":
+        return {"samples_per_s": samples, "samples_per_s_per_device": samples / devices}
+    tokens = samples * workload.sequence_length
+    return {"tokens_per_s": tokens, "tokens_per_s_per_device": tokens / devices}
+
+
+def recomputed_flops(plan: Plan) -> float:
+    """FLOPs that all ranks spend on recomputation in one step."""
+    flops = np.array([op.flops for op in plan.context.tables.ops])
+    ranks = np.bincount(plan.program_of, minlength=len(plan.programs))
+    total = 0.0
+    for program, count in zip(plan.programs, ranks.tolist(), strict=True):
+        first, last = program.cut_tasks[-2], program.cut_tasks[-1]
+        again = program.op[first:last][program.phase[first:last] == _RECOMPUTE]
+        total += count * float(flops[again[again >= 0]].sum())
+    return total
+
+
+def _largest(path: list[Link]) -> list[dict[str, Any]]:
+    """The tasks that the critical path spends most time in."""
+    seconds: dict[tuple[str, str], int] = {}
+    for link in path:
+        key = (link.category, link.task)
+        seconds[key] = seconds.get(key, 0) + link.end_ps - link.start_ps
+    ordered = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
+    return [
+        {"category": category, "what": task, "seconds": time / PS_PER_S}
+        for (category, task), time in ordered[:_SHOWN_ON_PATH]
+    ]

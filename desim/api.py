@@ -1,0 +1,119 @@
+"""The Python interface: load a scenario, run it, look at the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from desim.analyze.memory import overflow_message, stage_peaks
+from desim.analyze.metrics import summarize
+from desim.engine.simulate import simulate
+from desim.plan.build import build_plan
+from desim.spec.dump import dump_scenario
+from desim.spec.load import load_scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pandas as pd
+
+    from desim.engine.play import Player
+    from desim.record import Record
+    from desim.spec.scenario import Scenario
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
+    """Load a scenario from a YAML file or mapping, with `path=value` overrides.
+
+    Raises SpecError, which lists every mistake with its file, line and path.
+    """
+    return load_scenario(source, overrides).scenario
+
+
+def run(
+    scenario: Scenario | str | Path | Mapping[str, Any],
+    watch: Callable[[Player], None] | None = None,
+) -> Result:
+    """Play a scenario and return what was observed.
+
+    `watch` is called with the player before it starts, for progress to be read from another thread.
+    Raises SpecError for a scenario that cannot be run and DeadlockError for a program that cannot
+    finish.
+    """
+    notes: tuple[str, ...] = ()
+    if isinstance(scenario, (str, Path)) or not hasattr(scenario, "workload"):
+        loaded = load_scenario(scenario)  # type: ignore[arg-type]
+        scenario, notes = loaded.scenario, loaded.notes
+    plan = build_plan(scenario)
+    record = simulate(plan, watch)
+    summary = summarize(plan, record)
+    warnings = _memory_warnings(scenario, record, summary)
+    if warnings:
+        summary["warnings"] = warnings
+    return Result(scenario, record, summary, (*notes, *plan.notes))
+
+
+def _memory_warnings(scenario: Scenario, record: Record, summary: dict[str, Any]) -> list[str]:
+    """Say of the fullest stage what does not fit, whose it is and what would fit."""
+    if summary["fits"]:
+        return []
+    from desim.analyze.fit import savings
+
+    worst = max(stage_peaks(record), key=lambda peak: peak.peak_bytes)
+    capacity = scenario.cluster.system.device.memory_bytes
+    return ["out of memory: " + overflow_message(worst, capacity, savings(scenario, worst.stage))]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    `summary` holds the numbers of summary.json, `record` all spans, counters and messages, `notes`
+    what the user should know about the scenario.
+    """
+
+    scenario: Scenario
+    record: Record = field(repr=False)
+    summary: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def spans(self) -> pd.DataFrame:
+        """Every task of every played rank, a row each, times in seconds."""
+        from desim.export.frames import spans_frame
+
+        return spans_frame(self.record)
+
+    @cached_property
+    def memory(self) -> pd.DataFrame:
+        """Bytes by owner over time on every played rank (columns rank, stage, time_s, owners)."""
+        from desim.export.frames import memory_frame
+
+        return memory_frame(self.record)
+
+    def __str__(self) -> str:
+        from desim.report.summary import render
+
+        return render(self.summary, self.record, self.notes)
+
+    def write(self, folder: str | Path, *, trace: bool = True, report: bool = True) -> list[Path]:
+        """Write the results into `folder` and return the files' paths.
+
+        Each file is written aside and renamed, so that none is ever half there; files that desim
+        did not write stay. `trace` covers the timeline (trace.json.gz, record.parquet), `report`
+        the page.
+        """
+        from desim.report.results import write_results
+
+        resolved = dump_scenario(self.scenario)
+        return write_results(
+            Path(folder), self.record, self.summary, resolved, trace=trace, report=report
+        )
+
+    def write_kineto(self, folder: str | Path) -> list[Path]:
+        """Write one trace per rank class in the form of PyTorch's profiler (Kineto)."""
+        from desim.export.kineto import write_kineto
+
+        return write_kineto(self.record, folder)

@@ -1,0 +1,125 @@
+"""From a plan to the record of its run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from desim.engine.deadlock import explain_deadlock
+from desim.engine.observe import observe
+from desim.engine.play import Player
+from desim.engine.rank import Group, Rank
+from desim.engine.timing import ALONE, KernelTimes, Timing
+from desim.engine.tracks import make_score
+from desim.engine.transfers import TransferTable
+from desim.errors import DeadlockError
+from desim.plan.tables import COMPUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from desim.engine.transfers import Transfer
+    from desim.plan.build import Plan
+    from desim.plan.program import Program
+    from desim.record import Record
+
+
+def simulate(plan: Plan, watch: Callable[[Player], None] | None = None) -> Record:
+    """Play `plan` and return its record.
+
+    `watch` is called with the player before it starts.
+    Raises DeadlockError when the programs cannot finish; the message says who waits for whom.
+    """
+    started = time.perf_counter()
+    table = TransferTable(plan)
+    ranks = _make_ranks(plan, table)
+    player = Player(ranks)
+    if watch is not None:
+        watch(player)
+    player.run()
+    if not all(rank.finished for rank in ranks):
+        raise DeadlockError(explain_deadlock(plan, ranks))
+    return observe(plan, player, table.transfers, time.perf_counter() - started)
+
+
+def _make_ranks(plan: Plan, table: TransferTable) -> list[Rank]:
+    scores = [make_score(program) for program in plan.programs]
+    timings = _Timings(plan)
+    ports = _Ports(plan, table)
+    ranks = []
+    for index, representative in enumerate(plan.folding.ranks.first.tolist()):
+        number = int(plan.program_of[representative])
+        timing = timings.of(representative, number)
+        made = ports.of(representative, plan.programs[number])
+        ranks.append(Rank(index, scores[number], timing, made))
+    return ranks
+
+
+class _Timings:
+    """Kernel times by program and device speed; of each rank its own where times are random."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._kernels = KernelTimes(plan.kernel_times, plan.scenario.cluster.system.device.sms)
+        self._made: dict[tuple[int, float], Timing] = {}
+        self._ops = [program.op[program.lane == COMPUTE] for program in plan.programs]
+
+    def of(self, rank: int, program: int) -> Timing:
+        """Timing of one rank."""
+        speed = float(self._plan.disturbed.compute[rank])
+        spread = self._plan.disturbed.jitter
+        ops = self._ops[program]
+        if spread:
+            random = np.random.default_rng([self._plan.scenario.run.seed, rank])
+            factors = np.exp(random.normal(0.0, spread, len(ops)))
+            timing = Timing(self._kernels, ops, speed, factors)
+            timing.number(ALONE)
+            return timing
+        key = (program, speed)
+        if key not in self._made:
+            self._made[key] = Timing(self._kernels, ops, speed)
+            self._made[key].number(ALONE)
+        return self._made[key]
+
+
+class _Ports:
+    """Where each rank meets its groups: a group colour, its rendezvous and the transfer."""
+
+    def __init__(self, plan: Plan, table: TransferTable) -> None:
+        self._plan = plan
+        self._table = table
+        self._comms = list(plan.context.tables.comms)
+        need = _members_by_colour(plan)
+        self._groups = [Group(number, count) for number, count in enumerate(need)]
+        self._transfers: dict[tuple[int, int], Transfer] = {}
+
+    def of(self, rank: int, program: Program) -> list[tuple[Group, Transfer, int] | None]:
+        """One entry per collective of the tables, None for those the rank takes no part in."""
+        wiring, groups = self._plan.wiring, self._plan.folding.groups
+        ports: list[tuple[Group, Transfer, int] | None] = [None] * len(self._comms)
+        for number in np.unique(program.comm[program.comm >= 0]).tolist():
+            slot = self._comms[number].slot
+            group = int(wiring.group_of[slot, rank])
+            colour = int(groups.of[group])
+            key = (number, colour)
+            if key not in self._transfers:
+                self._transfers[key] = self._table.make(number, int(groups.first[colour]))
+            ports[number] = (self._groups[colour], self._transfers[key], slot)
+        return ports
+
+
+def _members_by_colour(plan: Plan) -> list[int]:
+    """How many representatives meet in a group of each colour, counting each slot apart."""
+    folding = plan.folding
+    chosen = np.zeros(len(folding.groups.of), dtype=bool)
+    chosen[folding.groups.first] = True
+    need = np.zeros(folding.groups.number, dtype=np.int64)
+    for row in plan.wiring.group_of:
+        ranks = np.flatnonzero(row >= 0)
+        ranks = ranks[chosen[row[ranks]]]
+        pairs = folding.groups.of[row[ranks]] * folding.ranks.number + folding.ranks.of[ranks]
+        present = np.unique(pairs) // folding.ranks.number
+        need += np.bincount(present, minlength=folding.groups.number)
+    return [int(n) for n in need]

@@ -1,0 +1,183 @@
+"""Transfers: what each collective does to the representative links of a folded job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from desim.plan.tables import FAMILY, SLOTS
+from desim.record import PS_PER_S
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from desim.plan.build import Plan
+    from desim.plan.tables import CommOp
+    from desim.plan.wiring import Use
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transfer:
+    """One collective on the groups of one colour.
+
+    `rate_bytes_per_s` is its rate alone. `uses` are (link colour, share of the link's capacity that
+    all groups of the colour take at full speed); `limit` bounds the speed (share of the rate
+    alone). Where nothing else can load its links, it takes `fixed_ps` in all, else -1.
+    """
+
+    number: int
+    name: str
+    size_bytes: int
+    is_message: bool
+    latency_ps: int
+    rate_bytes_per_s: float
+    uses: tuple[tuple[int, float], ...]
+    limit: float
+    fixed_ps: int
+    sms: int
+    memory_permille: int
+
+    @property
+    def alone_ps(self) -> int:
+        """Duration with nothing beside it."""
+        if not self.rate_bytes_per_s:
+            return self.latency_ps
+        return self.latency_ps + round(self.size_bytes / self.rate_bytes_per_s * PS_PER_S)
+
+
+class TransferTable:
+    """Makes the transfers of a plan, one per group colour and collective."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._wiring = plan.wiring
+        self._folding = plan.folding
+        self._comms = list(plan.context.tables.comms)
+        self._sums, self._users = self._representative_loads()
+        self._lanes = _lanes_of_slots(plan)
+        self.transfers: list[Transfer] = []
+
+    def _representative_loads(self) -> tuple[dict[tuple[int, int], dict[int, float]], dict[int, set[int]]]:
+        """Load that each group colour puts on one link of each colour, by profile.
+
+        Returns {(profile, group colour): {link colour: load}} and {link colour: group colours}.
+        """
+        folding, wiring = self._folding, self._wiring
+        sums: dict[tuple[int, int], dict[int, float]] = {}
+        users: dict[int, set[int]] = {}
+        chosen = np.zeros(len(folding.links.of), dtype=bool)
+        chosen[folding.links.first] = True
+        for number in wiring.loading:
+            profile = wiring.profiles[number]
+            kept = np.flatnonzero(chosen[profile.link])
+            group = profile.group[kept] + wiring.first[wiring.profile_family[number]]
+            colours = folding.groups.of[group].tolist()
+            links = folding.links.of[profile.link[kept]].tolist()
+            for g, k, load in zip(colours, links, profile.load[kept].tolist(), strict=True):
+                entry = sums.setdefault((number, g), {})
+                entry[k] = entry.get(k, 0.0) + load
+                users.setdefault(k, set()).add(g)
+        return sums, users
+
+    def make(self, comm_number: int, group: int) -> Transfer:
+        """The transfer of a collective on the groups that behave like `group`."""
+        comm = self._comms[comm_number]
+        use = self._wiring.uses[comm_number]
+        profile = self._wiring.profiles[use.profile]
+        colour = int(self._folding.groups.of[group])
+        local = group - self._wiring.first[use.family]
+        per_byte = float(profile.seconds_per_byte[local]) * use.scale
+        flows = per_byte > 0 and comm.size_bytes > 0 and not use.light
+        rate = 1.0 / per_byte if flows else 0.0
+        system = self._plan.scenario.cluster.system
+        limit = system.device.communication.beside_compute if comm.beside else 1.0
+        uses = self._uses(use, colour, rate)
+        latency_s = float(profile.latency_s[local]) * use.latency_factor
+        if use.light:
+            latency_s += comm.size_bytes * per_byte
+        latency = round(latency_s * PS_PER_S)
+        transfer = Transfer(
+            number=len(self.transfers),
+            name=_name(comm, use),
+            size_bytes=comm.size_bytes,
+            is_message=comm.collective == "send_recv",
+            latency_ps=latency,
+            rate_bytes_per_s=rate,
+            uses=uses,
+            limit=limit,
+            fixed_ps=self._fixed(comm, colour, uses, rate * limit, latency),
+            sms=profile.sms,
+            memory_permille=self._memory(use, rate * use.scale, profile.group, profile.load, local),
+        )
+        self.transfers.append(transfer)
+        return transfer
+
+    def _uses(self, use: Use, colour: int, rate: float) -> tuple[tuple[int, float], ...]:
+        capacity = self._wiring.topology.capacity_bytes_per_s
+        first = self._folding.links.first
+        loads = self._sums.get((use.profile, colour), {})
+        if not rate:
+            return ()
+        return tuple(
+            (k, load * use.scale * rate / float(capacity[first[k]]))
+            for k, load in sorted(loads.items())
+            if load > 0
+        )
+
+    def _fixed(
+        self, comm: CommOp, colour: int, uses: tuple[tuple[int, float], ...], rate: float, latency: int
+    ) -> int:
+        """Duration where the links are this collective's own, else -1.
+
+        They are where all groups that load them take their turn on one lane of a rank that all
+        share: the group itself and the group of all ranks.
+        """
+        if not rate:
+            return latency
+        world = self._wiring.first.get("world", -1)
+        world_colour = int(self._folding.groups.of[world]) if world >= 0 else -1
+        alone = {colour, world_colour}
+        if any(share > 1.0 + 1e-12 for _, share in uses):
+            return -1
+        slots = {comm.slot}
+        for link, _ in uses:
+            users = self._users[link]
+            if not users <= alone:
+                return -1
+            if world_colour in users:
+                slots.add(SLOTS.index("world"))
+        if len(set().union(*(self._lanes.get(slot, set()) for slot in slots))) > 1:
+            return -1
+        return latency + -(-comm.size_bytes * PS_PER_S * 1000 // int(rate * 1000 + 0.5))
+
+    def _memory(
+        self,
+        use: Use,
+        rate: float,
+        groups: NDArray[np.int64],
+        loads: NDArray[np.float64],
+        local: int,
+    ) -> int:
+        """Share of the device's memory bandwidth, in parts per thousand, at the rate alone."""
+        device = self._plan.scenario.cluster.system.device
+        low, high = np.searchsorted(groups, [local, local + 1])
+        heaviest = float(loads[low:high].max(initial=0.0))
+        usable = device.memory_bytes_per_s * device.kernels.memory_efficiency
+        return min(round(rate * heaviest * use.memory_traffic / usable * 1000), 900)
+
+
+def _lanes_of_slots(plan: Plan) -> dict[int, set[int]]:
+    """Lanes on which the programs issue the collectives of each slot."""
+    slots = np.array([c.slot for c in plan.context.tables.comms], dtype=np.int64)
+    lanes: dict[int, set[int]] = {}
+    for program in plan.programs:
+        kept = program.comm >= 0
+        for pair in np.unique(slots[program.comm[kept]] * 64 + program.lane[kept]).tolist():
+            lanes.setdefault(pair // 64, set()).add(pair % 64)
+    return lanes
+
+
+def _name(comm: CommOp, use: Use) -> str:
+    return f"{FAMILY[SLOTS[comm.slot]]} {comm.collective} {use.algorithm} {use.protocol}"

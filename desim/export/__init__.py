@@ -1,0 +1,1 @@
+"""Record -> files for other tools: Chrome trace, Kineto traces, Parquet."""

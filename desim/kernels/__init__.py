@@ -1,0 +1,1 @@
+"""Kernels: the time of one op alone on a device. `model.KernelModel` is the way in."""

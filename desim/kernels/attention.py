@@ -1,0 +1,107 @@
+"""Fused attention: a backend's share of the peak, scaled for head dimension and size.
+
+The shares in a device file hold for long causal sequences and a head dimension of 128.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+from desim.errors import Mistake, SpecError
+from desim.kernels.roofline import memory_s, peak_flops_per_s
+from desim.kernels.time import KernelTime
+
+if TYPE_CHECKING:
+    from desim.models.op import Op
+    from desim.spec.hardware import AttentionBackend, Device
+
+#: backend -> the older ones that run where the device has none of it, nearest first
+OLDER: dict[AttentionBackend, tuple[AttentionBackend, ...]] = {
+    "flash1": (),
+    "flash2": ("flash1",),
+    "flash3": ("flash2", "flash1"),
+    "cudnn": ("flash3", "flash2", "flash1"),
+}
+
+_ROWS = 128  # queries of one thread block, and the block of keys (arXiv:2307.08691, section 3.3)
+_REFERENCE_DIM = 128
+
+#: Exponentials per second of one SM: 16 per clock (CUDA C programming guide, arithmetic
+#: throughput) at 1.6 GHz, in the middle of the boost clocks of V100 to B200.
+_EXP_PER_SM_PER_S = 16 * 1.6e9
+
+#: GEMM FLOPs per score and head dimension: two GEMMs forward, five backward, half-hidden exp.
+_GEMM_FLOPS = {"forward": 4.0, "backward": 10.0}
+
+
+def choose_backend(device: Device, wanted: AttentionBackend) -> AttentionBackend:
+    """Return `wanted`, or the nearest older backend that the device has."""
+    for name in (wanted, *OLDER.get(wanted, ())):
+        if name in device.kernels.attention:
+            return name
+    mistake = Mistake(
+        "kernels.attention",
+        f"{device.name} has neither this backend nor an older one",
+        wanted,
+        f"it has {', '.join(device.kernels.attention) or 'none'}, and unfused",
+    )
+    raise SpecError([mistake])
+
+
+def attention_time(op: Op, device: Device, backend: AttentionBackend) -> KernelTime:
+    """Return the time of a fused attention kernel alone."""
+    shares = device.kernels.attention[backend]
+    share = shares.backward if op.variant == "backward" else shares.forward
+    peak = peak_flops_per_s(device, op.dtype)
+    share *= head_dim_factor(op, device, peak) * block_factor(op) * wave_factor(op, device)
+    return KernelTime(
+        op.flops / (peak * share),
+        memory_s(device, op.read_bytes, op.write_bytes),
+        device.kernels.floor_s,
+    )
+
+
+def head_dim_factor(op: Op, device: Device, peak: float) -> float:
+    """Return the rate at the op's head dimension over that at 128.
+
+    Each score costs 4d FLOPs of GEMM forward (10d backward) and one exponential on units that are
+    far slower (989 against 3.9 TFLOP/s on H100: Shah et al. 2024, arXiv:2407.08608, section 1),
+    which adds as much time as d0 more dimensions: rate ~ d / (d + d0). With nothing hidden, d0 is
+    60 for H100 forward; that paper's figure 5 (64: 497, 128: 648, 256: 756 TFLOP/s) gives 56.
+    """
+    dim = op.shape[5]
+    exponentials = _EXP_PER_SM_PER_S * device.sms
+    extra = peak / (_GEMM_FLOPS[op.variant] * exponentials)
+    return (dim / (dim + extra)) / (_REFERENCE_DIM / (_REFERENCE_DIM + extra))
+
+
+def is_causal(op: Op) -> bool:
+    """Return whether the op counts about half of the square of scores."""
+    batch, heads, _, queries, keys, dim = op.shape
+    square = _GEMM_FLOPS[op.variant] * batch * heads * queries * keys * dim
+    return op.flops < 0.75 * square
+
+
+def block_factor(op: Op) -> float:
+    """Return the useful share of the blocks: a causal mask crosses blocks, a last one is cut.
+
+    A causal row of nq blocks computes half of the square and half a block more: s / (s + block).
+    """
+    queries, keys = op.shape[3], op.shape[4]
+    whole = (queries / (ceil(queries / _ROWS) * _ROWS)) * (keys / (ceil(keys / _ROWS) * _ROWS))
+    return whole * keys / (keys + _ROWS) if is_causal(op) else whole
+
+
+def wave_factor(op: Op, device: Device) -> float:
+    """Return the share of SMs that thread blocks fill.
+
+    Equal blocks run in whole waves. Causal ones take from nothing to twice their mean and are
+    handed out in no order of length: on average the last to start adds half of the longest, one
+    mean, as a tail, and the longest alone bounds the time (list scheduling, Graham 1969).
+    """
+    batch, heads, _, queries, _, _ = op.shape
+    waves = batch * heads * ceil(queries / _ROWS) / device.sms
+    if is_causal(op):
+        return waves / max(waves + 1.0, 2.0)
+    return waves / ceil(waves)

@@ -1,0 +1,65 @@
+"""The way in to kernel times: an op goes to the cost function of its kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim.kernels.attention import attention_time, choose_backend
+from desim.kernels.gemm import gemm_time
+from desim.kernels.memory_bound import memory_bound_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from desim.kernels.time import KernelTime
+    from desim.models.op import Op
+    from desim.spec.hardware import Device
+    from desim.spec.policy import Kernels
+
+
+class KernelModel:
+    """Times of ops alone on a device under a software stack, each computed once.
+
+    `tables` may take over any op from measurements: a callable that returns its time or None.
+    `notes` says in plain words where a choice of the scenario was replaced.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        kernels: Kernels,
+        tables: Callable[[Op], KernelTime | None] | None = None,
+    ) -> None:
+        """Choose the attention backend; raises SpecError where the device has none that fits."""
+        self.device = device
+        self.kernels = kernels
+        self.notes: tuple[str, ...] = ()
+        self._tables = tables
+        self._known: dict[Op, KernelTime] = {}
+        self._backend = kernels.attention
+        if kernels.attention != "unfused":
+            self._backend = choose_backend(device, kernels.attention)
+            if self._backend != kernels.attention:
+                self.notes = (
+                    f"{device.name} has no {kernels.attention} attention: "
+                    f"{self._backend} is used instead",
+                )
+        #: op kind -> cost function; every other kind streams memory
+        self._costs: dict[str, Callable[[Op], KernelTime]] = {
+            "gemm": lambda op: gemm_time(op, device),
+            "attention": lambda op: attention_time(op, device, self._backend),
+        }
+
+    def time(self, op: Op) -> KernelTime:
+        """Return what `op` costs alone: measured where a table knows it, else modelled."""
+        found = self._known.get(op)
+        if found is None:
+            found = self._known[op] = self._compute(op)
+        return found
+
+    def _compute(self, op: Op) -> KernelTime:
+        measured = self._tables(op) if self._tables else None
+        if measured is not None:
+            return measured
+        cost = self._costs.get(op.kind)
+        return cost(op) if cost else memory_bound_time(op, self.device)

@@ -1,0 +1,51 @@
+"""Rates of a device: what its math units and its memory sustain, by number format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from desim.errors import Mistake, SpecError
+
+if TYPE_CHECKING:
+    from desim.spec.hardware import Device, Dtype
+
+#: format -> formats whose GEMM efficiency stands in where the device does not state its own
+_ALIKE: dict[str, tuple[Dtype, ...]] = {
+    "bf16": ("fp16",),
+    "fp16": ("bf16",),
+    "fp8": ("bf16", "fp16"),
+    "fp4": ("fp8", "bf16", "fp16"),
+    "tf32": ("bf16", "fp16"),
+    "fp32": ("tf32", "bf16", "fp16"),
+    "fp64": ("fp32", "tf32", "bf16", "fp16"),
+}
+
+
+def peak_flops_per_s(device: Device, dtype: str) -> float:
+    """Return the dense peak of `dtype`; raises SpecError where the device cannot compute in it."""
+    peaks = device.peak_flops_per_s
+    value = peaks.get(cast("Dtype", dtype))
+    if value is None:
+        mistake = Mistake(
+            "workload.precision.compute",
+            f"{device.name} has no peak for this format",
+            dtype,
+            f"it has {', '.join(sorted(peaks))}",
+        )
+        raise SpecError([mistake])
+    return value
+
+
+def gemm_efficiency(device: Device, dtype: str) -> float:
+    """Return the share of the peak that a large aligned GEMM reaches, or that of a like format."""
+    shares = device.kernels.gemm_efficiency
+    for name in (cast("Dtype", dtype), *_ALIKE[dtype]):
+        if name in shares:
+            return shares[name]
+    return min(shares.values())
+
+
+def memory_s(device: Device, read_bytes: float, write_bytes: float) -> float:
+    """Return the time in which the device memory moves these bytes."""
+    rate = device.memory_bytes_per_s * device.kernels.memory_efficiency
+    return (read_bytes + write_bytes) / rate

@@ -1,0 +1,54 @@
+"""What the host spends to launch kernels, by software stack.
+
+Nobody publishes these per stack as a table, so they are put together from parts and held the same
+for every scenario; `kernels.launch` replaces the one that matters.
+
+- A bare `cudaLaunchKernel` takes 2 to 3 us of host time on current drivers.
+- An eager PyTorch call adds Python, dispatcher and autograd: 5 to 10 us in all for a forward call;
+  backward calls come from the C++ engine and cost about half. One number stands for both.
+- TorchInductor's generated code calls its kernels with little in between.
+- Fused extension modules (apex, Transformer Engine) do more Python per call, but for several
+  kernels, so a kernel costs no more than an eager one.
+- A collective through torch.distributed adds stream events, work objects and NCCL's enqueue.
+- A CUDA graph is one launch for all its kernels; their nodes cost the host nothing further
+  (NVIDIA: constant-time launch of straight-line graphs, CUDA 12.6: 2.5 us and about 1 ns a node).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from desim.spec.policy import Kernels
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Host times of a software stack, in seconds.
+
+    `launch_s` per kernel, `collective_launch_s` per collective or send/recv, `graph_launch_s` per
+    forward or backward pass where `graphs` holds: then kernels and collectives cost nothing.
+    """
+
+    launch_s: float
+    collective_launch_s: float
+    graph_launch_s: float = 10e-6
+    graphs: bool = False
+
+
+#: fusion -> host times without graphs
+_STACKS: dict[str, Stack] = {
+    "eager": Stack(launch_s=6e-6, collective_launch_s=25e-6),
+    "apex": Stack(launch_s=6e-6, collective_launch_s=25e-6),
+    "compile": Stack(launch_s=4e-6, collective_launch_s=25e-6),
+    "te": Stack(launch_s=6e-6, collective_launch_s=25e-6),
+}
+
+
+def stack(kernels: Kernels) -> Stack:
+    """Return the host times of the scenario's software stack, with the scenario's own launch."""
+    chosen = replace(_STACKS[kernels.fusion], graphs=kernels.cuda_graphs)
+    if kernels.launch_s is not None:
+        chosen = replace(chosen, launch_s=kernels.launch_s)
+    return chosen

@@ -1,0 +1,194 @@
+"""The attention half of a transformer block: QKV, rotary positions, the core, the projection.
+
+Saved bytes with s, b, h, a, t as in Korthikanti et al. 2022 (arXiv:2205.05198, section 4), 16-bit:
+the QKV input 2sbh, Q, K and V 6sbh, the projection's input 2sbh, and the core's 5as^2b (softmax
+output 2, dropout mask 1, dropout output 2). With k of a heads for keys and values Q, K and V take
+2sbd(a + 2k), d the head dimension. A fused core keeps the log-sum-exp, 4 B per query and head,
+instead of 5as^2b; its output is the projection's input and is saved there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim.models import passes
+from desim.models.elementwise import dropout_ops, elementwise_op, pass_ops, rotary
+from desim.models.linear import column_linear, gemm, row_linear
+from desim.models.op import Comm, Module, Op
+
+if TYPE_CHECKING:
+    from desim.models.shard import Shard
+    from desim.spec.workload import Transformer
+
+_LSE_BYTES = 4  # log-sum-exp per query and head, fp32 (Dao 2023, arXiv:2307.08691, section 3.1)
+_BACKWARD_OVER_FORWARD = 2.5  # five GEMMs against two, the scores being recomputed (same paper)
+
+
+def heads_of(model: Transformer, shard: Shard) -> tuple[int, int]:
+    """Return this rank's query heads and key-value heads (one is copied where too few exist)."""
+    return model.heads // shard.tensor, max(1, model.kv_heads // shard.tensor)
+
+
+def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
+    """Return the modules of a block's attention, without norm and residual."""
+    heads, kv_heads = heads_of(model, shard)
+    packed = (heads + 2 * kv_heads) * model.head_dim
+    qkv = column_linear(
+        "qkv",
+        shard,
+        model.hidden,
+        packed,
+        bias=model.bias,
+        kept_bytes=shard.tokens * packed * shard.element_bytes,
+    )
+    turned = (rotary(model, shard, heads, kv_heads),) if model.position == "rope" else ()
+    core = _unfused_core if shard.kernels.attention == "unfused" else _fused_core
+    projection = row_linear(
+        "projection", shard, heads * model.head_dim, model.hidden, bias=model.bias
+    )
+    return (qkv, *turned, *core(model, shard), projection)
+
+
+def _context_comms(model: Transformer, shard: Shard) -> tuple[tuple[Comm, ...], tuple[Comm, ...]]:
+    """Return the gather of K and V over the context group and the scatter of their gradients.
+
+    Each rank holds two chunks of the sequence, i and 2c-1-i of 2c, so that causal work is equal
+    (Llama Team 2024, arXiv:2407.21783, section 3.3.2). Only the rank's own K and V are saved: they
+    are gathered again for the backward pass.
+    """
+    if shard.context == 1:
+        return (), ()
+    kv_heads = heads_of(model, shard)[1]
+    tokens = shard.micro_batch * shard.sequence_length
+    size = 2 * tokens * kv_heads * model.head_dim * shard.element_bytes
+    return (
+        (Comm("cp", "all_gather", size, "key_value"),),
+        (Comm("cp", "reduce_scatter", size, "key_value_dx"),),
+    )
+
+
+def _fused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
+    heads, kv_heads = heads_of(model, shard)
+    batch, queries, keys = shard.micro_batch, shard.queries, shard.sequence_length
+    shape = (batch, heads, kv_heads, queries, keys, model.head_dim)
+    flops = 4.0 * batch * heads * queries * keys * model.head_dim * (0.5 if model.causal else 1.0)
+    query_bytes = batch * queries * heads * model.head_dim * shard.element_bytes
+    kv_bytes = 2 * batch * keys * kv_heads * model.head_dim * shard.element_bytes
+    lse_bytes = batch * heads * queries * _LSE_BYTES
+    forward = Op(
+        "attention",
+        "attention",
+        shard.dtype,
+        flops,
+        query_bytes + kv_bytes,
+        query_bytes + lse_bytes,
+        shape,
+        "forward",
+    )
+    backward = Op(
+        "attention_backward",
+        "attention",
+        shard.dtype,
+        flops * _BACKWARD_OVER_FORWARD,
+        3 * query_bytes + kv_bytes + lse_bytes,
+        query_bytes + kv_bytes,
+        shape,
+        "backward",
+    )
+    gather, scatter = _context_comms(model, shard)
+    core = Module(
+        "attention",
+        forward=(forward,),
+        dgrad=(backward,),
+        saved_bytes=lse_bytes,
+        recomputable=True,
+        pre_forward=gather,
+        pre_backward=gather,
+        post_dgrad=scatter,
+    )
+    return (core,)
+
+
+def _unfused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
+    """Scores, softmax, dropout and weighted sum, each in device memory; all are recomputable.
+
+    GEMMs and kernels work on the whole square of scores, also under a causal mask.
+    """
+    scores, context = _score_module(model, shard), _weighted_sum_module(model, shard)
+    heads = heads_of(model, shard)[0]
+    elements = float(shard.micro_batch * heads * shard.queries * shard.sequence_length)
+    chain = passes.SOFTMAX[shard.kernels.fusion]
+    softmax = Module(
+        "softmax",
+        forward=pass_ops("softmax", "softmax", shard, elements, chain.forward),
+        dgrad=pass_ops("softmax", "softmax", shard, elements, chain.dgrad),
+        saved_bytes=elements * shard.element_bytes,
+        recomputable=True,
+    )
+    if not model.dropout:
+        return (scores, softmax, context)
+    dropout = Module(
+        "attention_dropout",
+        forward=dropout_ops("attention_dropout", shard, elements, backward=False),
+        dgrad=dropout_ops("attention_dropout", shard, elements, backward=True),
+        saved_bytes=elements * (1 + shard.element_bytes),  # mask, and output for the next GEMM
+        recomputable=True,
+    )
+    return (scores, softmax, dropout, context)
+
+
+def _score_module(model: Transformer, shard: Shard) -> Module:
+    heads, kv_heads = heads_of(model, shard)
+    batch, queries, keys = shard.micro_batch * heads, shard.queries, shard.sequence_length
+    useful = 0.5 if model.causal else 1.0
+    dim = model.head_dim
+    repeat, repeat_back, extra = _repeat_ops(model, shard, heads, kv_heads)
+    gather, scatter = _context_comms(model, shard)
+    return Module(
+        "scores",
+        forward=(*repeat, gemm("scores", shard, (queries, keys, dim, batch), useful=useful)),
+        dgrad=(
+            gemm("scores_dq", shard, (queries, dim, keys, batch), "dgrad", useful=useful),
+            gemm("scores_dk", shard, (keys, dim, queries, batch), "wgrad", useful=useful),
+            *repeat_back,
+        ),
+        saved_bytes=extra,
+        recomputable=True,
+        pre_forward=gather,
+        pre_backward=gather,
+        post_dgrad=scatter,
+    )
+
+
+def _weighted_sum_module(model: Transformer, shard: Shard) -> Module:
+    heads, _ = heads_of(model, shard)
+    batch, queries, keys = shard.micro_batch * heads, shard.queries, shard.sequence_length
+    useful = 0.5 if model.causal else 1.0
+    dim = model.head_dim
+    return Module(
+        "weighted_sum",
+        forward=(gemm("weighted_sum", shard, (queries, dim, keys, batch), useful=useful),),
+        dgrad=(
+            gemm("weighted_sum_dp", shard, (queries, keys, dim, batch), "dgrad", useful=useful),
+            gemm("weighted_sum_dv", shard, (keys, dim, queries, batch), "wgrad", useful=useful),
+        ),
+        recomputable=True,
+    )
+
+
+def _repeat_ops(
+    model: Transformer, shard: Shard, heads: int, kv_heads: int
+) -> tuple[tuple[Op, ...], tuple[Op, ...], float]:
+    """Return the copies that give every query head its own K and V, and what they add to saved.
+
+    The batched GEMMs need one K and V per head; a fused kernel does not.
+    """
+    if kv_heads == heads:
+        return (), (), 0.0
+    tokens = shard.micro_batch * shard.sequence_length
+    width = shard.element_bytes
+    elements = 2 * tokens * heads * model.head_dim
+    share = kv_heads / heads
+    forward = elementwise_op("repeat_kv", "copy", shard.dtype, elements, width * share, width, 0)
+    back = elementwise_op("repeat_kv_dx", "copy", shard.dtype, elements, width, width * share)
+    return (forward,), (back,), elements * (1 - share) * width

@@ -1,0 +1,144 @@
+"""Modules without a GEMM: norms, rotary positions, activations, residual and dropout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim.models import passes
+from desim.models.op import Module, Op, OpKind
+
+if TYPE_CHECKING:
+    from desim.models.passes import Pass
+    from desim.models.shard import Shard
+    from desim.spec.workload import Transformer
+
+_MASK_BYTES = 1  # PyTorch keeps a dropout mask as one byte per element
+
+
+def elementwise_op(
+    name: str,
+    kind: OpKind,
+    dtype: str,
+    elements: float,
+    read_bytes: float,
+    write_bytes: float,
+    flops_per_element: float = 1.0,
+) -> Op:
+    """Return a kernel that streams `elements` with the given bytes per element."""
+    return Op(
+        name,
+        kind,
+        dtype,
+        elements * flops_per_element,
+        elements * read_bytes,
+        elements * write_bytes,
+        (int(elements),),
+    )
+
+
+def pass_ops(
+    name: str, kind: OpKind, shard: Shard, elements: float, chain: tuple[Pass, ...]
+) -> tuple[Op, ...]:
+    """Return one op per pass of `chain` over a tensor of `elements`."""
+    width = shard.element_bytes
+    return tuple(
+        elementwise_op(
+            name + step.name,
+            kind,
+            shard.dtype,
+            elements,
+            step.read * width + step.read32 * 4,
+            step.write * width + step.write32 * 4,
+        )
+        for step in chain
+    )
+
+
+def norm(name: str, model: Transformer, shard: Shard) -> Module:
+    """Return a norm over the residual stream; it saves its input.
+
+    An eager RMSNorm saves its input in fp32 and the normalised input instead.
+    """
+    elements = shard.split_tokens * model.hidden
+    chain = passes.NORM[model.norm, shard.kernels.fusion]
+    eager_rms = model.norm == "rms" and shard.kernels.fusion == "eager"
+    saved = 4 + shard.element_bytes if eager_rms else shard.element_bytes
+    return Module(
+        name,
+        forward=pass_ops(name, "norm", shard, elements, chain.forward),
+        dgrad=pass_ops(name, "norm", shard, elements, chain.dgrad),
+        wgrad=pass_ops(name, "norm", shard, elements, chain.wgrad),
+        parameters=model.hidden * (2 if model.norm == "layer" else 1),
+        saved_bytes=elements * saved,
+    )
+
+
+def rotary(model: Transformer, shard: Shard, heads: int, kv_heads: int) -> Module:
+    """Return rotary positions of this rank's queries and keys; they save nothing.
+
+    The fused kernels turn queries and keys together, the others one after the other.
+    """
+    chain = passes.ROTARY[shard.kernels.fusion]
+    parts = {"rotary": heads + kv_heads}
+    if len(chain.forward) > 1:
+        parts = {"rotary_q": heads, "rotary_k": kv_heads}
+    sizes = {name: float(shard.tokens * count * model.head_dim) for name, count in parts.items()}
+    return Module(
+        "rotary",
+        forward=tuple(
+            op for n, s in sizes.items() for op in pass_ops(n, "rotary", shard, s, chain.forward)
+        ),
+        dgrad=tuple(
+            op for n, s in sizes.items() for op in pass_ops(n, "rotary", shard, s, chain.dgrad)
+        ),
+    )
+
+
+def activation(model: Transformer, shard: Shard) -> Module:
+    """Return SwiGLU (gated) or GELU; it saves its input: two or one of tokens x ffn.
+
+    Eager SwiGLU also saves the output of the SiLU, which the multiplication needs.
+    """
+    elements = shard.tokens * model.ffn / shard.tensor
+    chain = passes.GATED[shard.kernels.fusion] if model.gated else passes.GELU
+    saved = 1
+    if model.gated:
+        saved = 3 if shard.kernels.fusion == "eager" else 2
+    return Module(
+        "activation",
+        forward=pass_ops("activation", "activation", shard, elements, chain.forward),
+        dgrad=pass_ops("activation", "activation", shard, elements, chain.dgrad),
+        saved_bytes=elements * saved * shard.element_bytes,
+    )
+
+
+def residual(name: str, model: Transformer, shard: Shard) -> Module:
+    """Return the dropout of a branch and its sum with the skip; it saves the dropout's mask.
+
+    The gradients of branch and skip are joined where the branch begins, in `norm`.
+    """
+    elements = shard.split_tokens * model.hidden
+    width = shard.element_bytes
+    mask = _MASK_BYTES if model.dropout else 0
+    if model.dropout and shard.kernels.fusion == "eager":
+        forward = (
+            *dropout_ops(f"{name}_dropout", shard, elements, backward=False),
+            elementwise_op(name, "residual", shard.dtype, elements, 2 * width, width),
+        )
+    else:
+        forward = (
+            elementwise_op(name, "residual", shard.dtype, elements, 2 * width, width + mask),
+        )
+    dgrad: tuple[Op, ...] = ()
+    if model.dropout:
+        dgrad = dropout_ops(f"{name}_dropout", shard, elements, backward=True)
+    return Module(name, forward=forward, dgrad=dgrad, saved_bytes=elements * mask)
+
+
+def dropout_ops(name: str, shard: Shard, elements: float, backward: bool) -> tuple[Op, ...]:
+    """Return dropout as a kernel of its own: forward writes the mask, backward reads it."""
+    width = shard.element_bytes
+    read = width + (_MASK_BYTES if backward else 0)
+    write = width + (0 if backward else _MASK_BYTES)
+    suffix = "_dx" if backward else ""
+    return (elementwise_op(name + suffix, "dropout", shard.dtype, elements, read, write),)

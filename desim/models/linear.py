@@ -1,0 +1,151 @@
+"""GEMMs: column-parallel and row-parallel linear layers with their three GEMMs and collectives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim.models.elementwise import elementwise_op
+from desim.models.op import Comm, Module, Op
+
+if TYPE_CHECKING:
+    from desim.models.shard import Shard
+
+
+def gemm(
+    name: str,
+    shard: Shard,
+    shape: tuple[int, ...],
+    variant: str = "forward",
+    *,
+    useful: float = 1.0,
+    accumulate_bytes: float | None = None,
+) -> Op:
+    """Return a GEMM of `shape` (m, n, k[, batch]) that reads its operands and writes its output.
+
+    `useful` is the share of the work that counts as FLOPs (a causal mask leaves half).
+    `accumulate_bytes` per output element are read and written where the GEMM adds to an output
+    that exists.
+    """
+    m, n, k = shape[:3]
+    batch = shape[3] if len(shape) > 3 else 1
+    read = batch * (m * k + k * n) * shard.operand_bytes
+    write = batch * m * n * (shard.element_bytes if accumulate_bytes is None else accumulate_bytes)
+    if accumulate_bytes is not None:
+        read += batch * m * n * accumulate_bytes
+    flops = 2.0 * batch * m * n * k * useful
+    return Op(name, "gemm", shard.precision.compute, flops, read, write, shape, variant)
+
+
+def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int], bias: bool) -> tuple[Op, ...]:
+    """Return the weight's gradient, added to the main gradients, and the bias's.
+
+    `te` and `apex` add inside the GEMM (Megatron-LM `gradient_accumulation_fusion`). Elsewhere the
+    GEMM writes the compute format and, where gradients are kept in another, a kernel adds it.
+    """
+    m, n, tokens = shape
+    ops: list[Op] = []
+    if shard.kernels.fusion in ("te", "apex"):
+        ops.append(gemm(name, shard, shape, "wgrad", accumulate_bytes=shard.gradient_bytes))
+    else:
+        ops.append(gemm(name, shard, shape, "wgrad"))
+        if shard.gradient_bytes != shard.element_bytes:
+            read = shard.element_bytes + shard.gradient_bytes
+            ops.append(
+                elementwise_op(
+                    f"{name}_accumulate", "copy", "fp32", m * n, read, shard.gradient_bytes
+                )
+            )
+    if bias and shard.kernels.fusion != "te":
+        ops.append(
+            elementwise_op(
+                f"{name}_bias", "copy", shard.dtype, m * tokens, shard.element_bytes, 0.0
+            )
+        )
+    return tuple(ops)
+
+
+def _cast(name: str, shard: Shard, elements: float) -> tuple[Op, ...]:
+    """Return the conversion to an operand format narrower than activations, if there is one."""
+    if shard.operand_bytes == shard.element_bytes:
+        return ()
+    return (
+        elementwise_op(
+            f"{name}_cast", "cast", shard.dtype, elements, shard.element_bytes, shard.operand_bytes
+        ),
+    )
+
+
+def _products(
+    name: str, shard: Shard, inputs: int, outputs: int, bias: bool, input_tokens: float
+) -> tuple[tuple[Op, ...], tuple[Op, ...], tuple[Op, ...]]:
+    """Return forward, dgrad and wgrad of a linear layer; it converts `input_tokens` itself."""
+    tokens = shard.tokens
+    forward = gemm(name, shard, (tokens, outputs, inputs))
+    dgrad = gemm(f"{name}_dgrad", shard, (tokens, inputs, outputs), "dgrad")
+    return (
+        (*_cast(name, shard, input_tokens * inputs), forward),
+        (*_cast(f"{name}_dy", shard, tokens * outputs), dgrad),
+        _wgrad_ops(f"{name}_wgrad", shard, (outputs, inputs, tokens), bias),
+    )
+
+
+def column_linear(
+    name: str,
+    shard: Shard,
+    inputs: int,
+    outputs: int,
+    *,
+    bias: bool,
+    kept_bytes: float = 0.0,
+    owns_weight: bool = True,
+) -> Module:
+    """Return a linear layer whose `outputs` (of this rank) are a part of all columns.
+
+    Under sequence parallelism its input is gathered before the forward GEMM and, because only the
+    split input is saved, again before wgrad; the input's gradient is reduce-scattered. Without it
+    the input is whole on every rank and its gradient is all-reduced (Korthikanti et al. 2022,
+    section 4.2). Saves its input and `kept_bytes` of its output that a later module needs.
+    """
+    tokens = shard.tokens
+    whole = tokens * inputs * shard.element_bytes
+    gather: tuple[Comm, ...] = ()
+    reduce: tuple[Comm, ...] = ()
+    if shard.sequence_parallel:
+        gather = (Comm("tp", "all_gather", whole, f"{name}_input"),)
+        reduce = (Comm("tp", "reduce_scatter", whole, f"{name}_dx"),)
+    elif shard.tensor > 1:
+        reduce = (Comm("tp", "all_reduce", whole, f"{name}_dx"),)
+    return Module(
+        name,
+        *_products(name, shard, inputs, outputs, bias, shard.split_tokens),
+        parameters=(inputs * outputs + (outputs if bias else 0)) if owns_weight else 0,
+        saved_bytes=shard.split_tokens * inputs * shard.operand_bytes + kept_bytes,
+        pre_forward=gather,
+        pre_wgrad=gather,
+        post_dgrad=reduce,
+    )
+
+
+def row_linear(name: str, shard: Shard, inputs: int, outputs: int, *, bias: bool) -> Module:
+    """Return a linear layer whose `inputs` (of this rank) are a part of all rows.
+
+    Its output is a partial sum: reduce-scattered along the sequence under sequence parallelism
+    (the output's gradient is gathered in the backward pass), else all-reduced. Saves its input.
+    """
+    tokens = shard.tokens
+    whole = tokens * outputs * shard.element_bytes
+    reduce: tuple[Comm, ...] = ()
+    gather: tuple[Comm, ...] = ()
+    if shard.sequence_parallel:
+        reduce = (Comm("tp", "reduce_scatter", whole, f"{name}_output"),)
+        gather = (Comm("tp", "all_gather", whole, f"{name}_dy"),)
+    elif shard.tensor > 1:
+        reduce = (Comm("tp", "all_reduce", whole, f"{name}_output"),)
+    return Module(
+        name,
+        *_products(name, shard, inputs, outputs, bias, tokens),
+        parameters=inputs * outputs + (outputs if bias else 0),
+        saved_bytes=tokens * inputs * shard.operand_bytes,
+        post_forward=reduce,
+        pre_backward=gather,
+    )

@@ -1,0 +1,104 @@
+"""Ops, modules and layers: a model as arithmetic on one rank, before any time is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+OpKind = Literal[
+    "gemm",
+    "attention",
+    "softmax",
+    "norm",
+    "activation",
+    "rotary",
+    "residual",
+    "dropout",
+    "embedding",
+    "cross_entropy",
+    "embedding_bag",
+    "interaction",
+    "optimizer",
+    "grad_norm",
+    "cast",
+    "copy",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One kernel on one rank.
+
+    `shape` is (m, n, k) of a GEMM with output m x n (`batch` of them, if given as a fourth entry),
+    (batch, heads, kv_heads, queries, keys, head_dim) of attention, else the number of elements.
+    `variant` is the GEMM's layout (`forward`, `dgrad`, `wgrad`), attention's pass
+    (`forward`, `backward`), else empty. `flops` counts a multiply-add as two and a causal mask
+    as half. Bytes are those that must cross device memory once.
+    """
+
+    name: str
+    kind: OpKind
+    dtype: str
+    flops: float
+    read_bytes: float
+    write_bytes: float
+    shape: tuple[int, ...] = ()
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comm:
+    """A collective that a module needs.
+
+    `group` names a mesh group (`tp`, `cp`, `ep`, `world`), `size_bytes` is the whole tensor: the
+    gathered result of an all-gather, the input of a reduce-scatter or all-reduce, what one rank
+    sends in an all-to-all.
+    """
+
+    group: str
+    collective: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+    size_bytes: float
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A part of a layer: its kernels forward and backward, and the collectives around them.
+
+    Order of a forward pass: `pre_forward`, `forward`, `post_forward`. Of a backward pass:
+    `pre_backward` (the output's gradient is gathered), then `dgrad` with `pre_wgrad` (the input is
+    gathered again) possibly beside it, then `wgrad` with `post_dgrad` (the input's gradient is
+    reduced) possibly beside it. `saved_bytes` are kept from the forward to the backward pass,
+    `parameters` are this rank's. `recomputable` says that selective recompute drops what the
+    module saves and runs its forward kernels again before its backward ones.
+    """
+
+    name: str
+    forward: tuple[Op, ...]
+    dgrad: tuple[Op, ...] = ()
+    wgrad: tuple[Op, ...] = ()
+    parameters: int = 0
+    saved_bytes: float = 0.0
+    recomputable: bool = False
+    pre_forward: tuple[Comm, ...] = ()
+    post_forward: tuple[Comm, ...] = ()
+    pre_backward: tuple[Comm, ...] = ()
+    pre_wgrad: tuple[Comm, ...] = ()
+    post_dgrad: tuple[Comm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer on one rank: `kind` is `embedding`, `block`, `head`, `tables`, `mlp`, ...
+
+    `input_bytes` is what full recompute keeps: the layer's input on this rank.
+    """
+
+    kind: str
+    modules: tuple[Module, ...]
+    input_bytes: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the layer on one rank."""
+        return sum(module.parameters for module in self.modules)

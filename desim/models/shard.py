@@ -1,0 +1,83 @@
+"""The part of a model that one rank holds, and the work that one micro-batch gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from desim.models.width import element_bytes, element_dtype, stored_bytes
+from desim.spec.policy import Kernels
+from desim.spec.workload import Precision
+
+_TABLE_BLOCK = 128  # Megatron-LM pads the vocabulary to a multiple of 128 per tensor rank
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """How one rank's part of a model is cut, and with which formats and kernels it runs.
+
+    `data_ranks` are the ranks over which embedding tables are spread (1: a copy on each).
+    `pipeline` only decides whether a tied head needs a copy of the embedding of its own.
+    """
+
+    tensor: int
+    sequence: bool
+    context: int
+    data_ranks: int
+    micro_batch: int
+    sequence_length: int
+    precision: Precision
+    kernels: Kernels
+    pipeline: int = 1
+
+    @property
+    def split(self) -> int:
+        """Parts into which sequence parallelism cuts activations outside of GEMMs."""
+        return self.tensor if self.sequence else 1
+
+    @property
+    def sequence_parallel(self) -> bool:
+        """Whether activations outside of GEMMs are split over the tensor group."""
+        return self.split > 1
+
+    @property
+    def queries(self) -> int:
+        """Tokens of one sequence on this context rank."""
+        return self.sequence_length // self.context
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a micro-batch that a tensor group works on together."""
+        return self.micro_batch * self.queries
+
+    @property
+    def split_tokens(self) -> float:
+        """Tokens whose norms and residuals this rank computes."""
+        return self.tokens / self.split
+
+    @property
+    def dtype(self) -> str:
+        """Format of activations between GEMMs."""
+        return element_dtype(self.precision.compute)
+
+    @property
+    def element_bytes(self) -> float:
+        """Bytes of one activation or weight between GEMMs."""
+        return element_bytes(self.precision.compute)
+
+    @property
+    def operand_bytes(self) -> float:
+        """Bytes of one GEMM operand."""
+        return stored_bytes(self.precision.compute)
+
+    @property
+    def gradient_bytes(self) -> float:
+        """Bytes of one accumulated gradient."""
+        return stored_bytes(self.precision.gradients)
+
+    def padded_vocab(self, vocab: int) -> int:
+        """Rows of the vocabulary tables over the whole tensor group, padding included.
+
+        Megatron-LM pads to a multiple of 128 x tensor (`--make-vocab-size-divisible-by`).
+        """
+        block = _TABLE_BLOCK * self.tensor
+        return -(-vocab // block) * block

@@ -1,0 +1,147 @@
+"""Profiles: how much of every byte of a collective each link carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from desim.network.topology import Topology
+
+#: Protocols that a profile may run with; the names are those of `desim.network.tuner.PROTOCOLS`.
+ALL_PROTOCOLS = ("LL", "LL128", "Simple")
+ONLY_SIMPLE = ("Simple",)
+
+#: A dense table is cheaper than a sort while it has at most this many cells per entry.
+_DENSE_CELLS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How one algorithm of one collective uses the network, for groups of equal size.
+
+    Entry i says that group `group[i]` moves `load[i]` bytes over link `link[i]` per byte of the
+    collective's size. Pairs (group, link) are unique and ascending.
+    """
+
+    group: NDArray[np.int64]
+    link: NDArray[np.int64]
+    load: NDArray[np.float64]
+    latency_s: NDArray[np.float64]
+    """Latency of all steps of each group with the Simple protocol."""
+    seconds_per_byte: NDArray[np.float64]
+    """Largest load over capacity of each group's links; 0 without load."""
+    sms: int
+    """Streaming multiprocessors that the kernel holds on each member."""
+    protocols: tuple[str, ...] = ALL_PROTOCOLS
+    """Protocols that the algorithm exists in."""
+
+    @property
+    def num_groups(self) -> int:
+        """How many groups the profile describes."""
+        return len(self.latency_s)
+
+
+@dataclass(slots=True)
+class Loads:
+    """Collects loads on links, kind by kind in the order of link numbers."""
+
+    topology: Topology
+    num_groups: int
+    _chunks: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = field(
+        default_factory=list
+    )
+
+    def add(
+        self,
+        first: int,
+        group: NDArray[np.int64],
+        index: NDArray[np.int64],
+        load: NDArray[np.float64],
+    ) -> None:
+        """Add `load` of each group on links `first + index`; repeated pairs are summed."""
+        used = load > 0
+        if not used.any():
+            return
+        if not used.all():
+            group, index, load = group[used], index[used], load[used]
+        width = int(index.max()) + 1
+        key, total = _summed(group * width + index, load, self.num_groups * width)
+        self._chunks.append((key // width, first + key % width, total))
+
+    def profile(
+        self,
+        latency_s: NDArray[np.floating[Any]],
+        sms: int,
+        protocols: tuple[str, ...] = ALL_PROTOCOLS,
+    ) -> Profile:
+        """Return the profile of everything added."""
+        seconds = _rounded(np.asarray(latency_s, np.float64))
+        if not self._chunks:
+            none = np.zeros(0, np.int64)
+            quiet = np.zeros(self.num_groups)
+            return Profile(none, none, np.zeros(0), seconds, quiet, sms, protocols)
+        group, link, load = (np.concatenate(column) for column in zip(*self._chunks, strict=True))
+        num_links = self.topology.num_links
+        key, load = _summed(group * num_links + link, load, self.num_groups * num_links)
+        group, link, load = key // num_links, key % num_links, _rounded(load)
+        return Profile(group, link, load, seconds, self._seconds(group, link, load), sms, protocols)
+
+    def _seconds(
+        self, group: NDArray[np.int64], link: NDArray[np.int64], load: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        seconds = np.zeros(self.num_groups)
+        starts = np.flatnonzero(np.diff(group, prepend=-1))
+        busy = load / self.topology.capacity_bytes_per_s[link]
+        seconds[group[starts]] = np.maximum.reduceat(busy, starts)
+        return seconds
+
+
+def _rounded(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round to 40 of 53 bits, so that equal sums that were added in another order are equal.
+
+    Ranks fold into one class only where their loads are the same number. Veltkamp's splitting
+    (Dekker 1971).
+    """
+    far = value * (2.0**13 + 1)
+    return far - (far - value)
+
+
+def weigh(
+    index: NDArray[np.int64], weight: NDArray[np.float64], count: int = 0
+) -> NDArray[np.float64]:
+    """Sum the weights of equal indices into a table of `count` places, or as many as needed."""
+    return np.bincount(index, weight, count).astype(np.float64, copy=False)
+
+
+def _summed(
+    key: NDArray[np.int64], load: NDArray[np.float64], num_keys: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Sum the loads of equal keys; keys come back ascending."""
+    rises = np.diff(key)
+    if rises.size == 0 or rises.min() > 0:
+        return key, load
+    if num_keys <= _DENSE_CELLS * len(key):
+        table = weigh(key, load, num_keys)
+        found = np.flatnonzero(table)
+        return found, table[found]
+    key, load = _runs(key, load)
+    if (np.diff(key) <= 0).any():
+        # Stable sorting merges the ascending runs that the chunks are made of.
+        order = np.argsort(key, kind="stable")
+        key, load = _runs(key[order], load[order])
+    return key, load
+
+
+def _runs(
+    key: NDArray[np.int64], load: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Sum neighbours with equal keys."""
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    if len(starts) == len(key):
+        return key, load
+    return key[starts], np.add.reduceat(load, starts)

@@ -1,0 +1,62 @@
+"""Profiles of collectives, of sends and of host copies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from desim.network.collectives import ALGORITHMS
+from desim.network.loads import ONLY_SIMPLE, Loads, Profile
+from desim.network.places import places_of
+from desim.network.route import levels_climbed, route
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from desim.network.topology import Topology
+
+__all__ = ["Profile", "collective_profile", "copy_profile", "send_profile"]
+
+
+def collective_profile(
+    topology: Topology, members: NDArray[np.int64], collective: str, algorithm: str
+) -> Profile:
+    """Return how `algorithm` uses the network for the groups in the rows of `members`.
+
+    Loads are per byte of the collective's size: the gathered result of an all-gather, the input of
+    one rank of a reduce-scatter or all-reduce, all that one rank sends in an all-to-all (what it
+    keeps for itself included).
+    """
+    return ALGORITHMS[collective][algorithm](places_of(topology, members))
+
+
+def send_profile(
+    topology: Topology, source: NDArray[np.int64], destination: NDArray[np.int64]
+) -> Profile:
+    """Return the profile of messages, each a group of its own, with load 1 on its route."""
+    source, destination = np.asarray(source, np.int64), np.asarray(destination, np.int64)
+    system = topology.system
+    flow, link = route(topology, source, destination)
+    climbed = levels_climbed(topology, source, destination)
+    far_s = system.fabric.latency_s + system.fabric.hop_latency_s * (climbed - 1.0)
+    latency_s = np.where(climbed > 0, far_s, system.nvlink_latency_s)
+    held = system.device.communication
+    sms = held.network_sms if climbed.any() else held.nvlink_sms
+    loads = Loads(topology, len(source))
+    loads.add(0, flow, link, np.ones(len(flow)))
+    return loads.profile(latency_s, sms)
+
+
+def copy_profile(
+    topology: Topology, devices: NDArray[np.int64], direction: Literal["h2d", "d2h"]
+) -> Profile:
+    """Return the profile of host copies: the device's PCIe link and its node's host memory."""
+    devices = np.asarray(devices, np.int64)
+    loads = Loads(topology, len(devices))
+    kind = "pcie_in" if direction == "h2d" else "pcie_out"
+    group, whole = np.arange(len(devices)), np.ones(len(devices))
+    loads.add(topology.start(kind), group, devices, whole)
+    node = devices // topology.shape.devices_per_node
+    loads.add(topology.start("host_memory"), group, node, whole)
+    return loads.profile(np.zeros(len(devices)), 0, ONLY_SIMPLE)

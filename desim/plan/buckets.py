@@ -1,0 +1,118 @@
+"""Gradient buckets: reduced as their gradients are done, gathered again as parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from desim.models.op import Comm
+from desim.plan.passes import Hooks
+from desim.plan.template import Input
+
+if TYPE_CHECKING:
+    from desim.plan.stages import Chunk
+    from desim.plan.template import Emitter, Mark
+
+#: Megatron-LM pads every bucket of the distributed optimizer to this many elements per rank.
+PADDING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Parameters that are reduced together: `modules` are (position, part) in the chunk."""
+
+    parameters: int
+    modules: tuple[tuple[int, int], ...]
+
+
+def make_buckets(chunk: Chunk, bucket_parameters: float, ranks: int, *, pad: bool) -> list[Bucket]:
+    """Cut a chunk's parameters into buckets in the order in which the backward pass finishes them.
+
+    A bucket is closed once it holds `bucket_parameters`, as in Megatron-LM and torch DDP. With
+    `pad` its size is rounded up to a multiple of 64 x `ranks`, so that every rank's shard is
+    aligned (ZeRO-1/2).
+    """
+    buckets: list[Bucket] = []
+    modules: list[tuple[int, int]] = []
+    parameters = 0
+    for position in reversed(range(len(chunk))):
+        layer = chunk[position][1]
+        for part in reversed(range(len(layer.modules))):
+            if not layer.modules[part].parameters:
+                continue
+            modules.append((position, part))
+            parameters += layer.modules[part].parameters
+            if parameters >= bucket_parameters:
+                buckets.append(Bucket(_padded(parameters, ranks, pad), tuple(modules)))
+                modules, parameters = [], 0
+    if modules:
+        buckets.append(Bucket(_padded(parameters, ranks, pad), tuple(modules)))
+    return buckets
+
+
+def _padded(parameters: int, ranks: int, pad: bool) -> int:
+    unit = PADDING * ranks
+    return -(-parameters // unit) * unit if pad else parameters
+
+
+class ReduceBuckets(Hooks):
+    """Issues the reduction of each bucket once the last of its gradients is issued."""
+
+    def __init__(self, buckets: list[Bucket], collective: str, bytes_per_gradient: float) -> None:
+        self._after = {bucket.modules[-1]: bucket for bucket in buckets}
+        self._collective = collective
+        self._bytes = bytes_per_gradient
+        self.marks: list[Mark] = []
+
+    def after_backward(self, emit: Emitter, position: int, part: int) -> None:
+        """Reduce the bucket that this module completes."""
+        bucket = self._after.get((position, part))
+        if bucket is not None:
+            emit.phase = "gradients"
+            self.marks = [reduce_bucket(emit, bucket, self._collective, self._bytes, beside=True)]
+            emit.phase = "backward"
+
+
+def reduce_bucket(
+    emit: Emitter, bucket: Bucket, collective: str, bytes_per_gradient: float, *, beside: bool
+) -> Mark:
+    """Issue the reduction of one bucket after what compute has done so far."""
+    size = bucket.parameters * bytes_per_gradient
+    comm = Comm("dp", collective, size, "grad reduce")  # type: ignore[arg-type]
+    return emit.collective(comm, beside=beside)
+
+
+class AwaitBuckets(Hooks):
+    """Makes each module of the first forward pass wait for its bucket's parameters (ZeRO-1/2).
+
+    The gathers themselves are issued when the step begins, in the order of use: Megatron-LM's
+    `--overlap-param-gather` with aligned gathers, so that later stages gather while the pipeline
+    fills. The mark of bucket i is the template's input `gathered(i)`.
+    """
+
+    def __init__(self, buckets: list[Bucket]) -> None:
+        self._of = {m: i for i, bucket in enumerate(buckets) for m in bucket.modules}
+        self._awaited: set[int] = set()
+
+    def before_forward(self, emit: Emitter, position: int, part: int) -> None:
+        """Wait for the bucket that this module needs."""
+        bucket = self._of.get((position, part))
+        if bucket is not None and bucket not in self._awaited:
+            emit.wait(Input(gathered(bucket)))
+            self._awaited.add(bucket)
+
+
+def gathered(bucket: int) -> str:
+    """Name of the mark at which a bucket's parameters are there."""
+    return f"gathered {bucket}"
+
+
+def gather_bucket(
+    emit: Emitter, bucket: Bucket, bytes_per_parameter: float, after: Mark, *, beside: bool
+) -> Mark:
+    """Issue the gather of one bucket's parameters once `after` is reached."""
+    phase, emit.phase = emit.phase, "parameters"
+    comm = Comm("dp", "all_gather", bucket.parameters * bytes_per_parameter, "param gather")
+    mark = emit.collective(comm, after, beside=beside)
+    emit.phase = phase
+    return mark

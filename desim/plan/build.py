@@ -1,0 +1,200 @@
+"""The plan: a scenario turned into programs, wiring and rank classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from desim.kernels.model import KernelModel
+from desim.kernels.software import stack
+from desim.models.build import build_layers
+from desim.models.shard import Shard
+from desim.network.topology import build_topology
+from desim.plan.context import Context
+from desim.plan.disturb import Disturbed, disturb
+from desim.plan.dlrm_step import dlrm_programs
+from desim.plan.fold import Edges, Folding, fold
+from desim.plan.ledger import make_ledger
+from desim.plan.mesh import build_mesh
+from desim.plan.pipeline_step import clean_cut, pipeline_programs, stage_chunks
+from desim.plan.tables import SLOTS, Tables
+from desim.plan.wiring import wire
+from desim.record import PS_PER_S
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from desim.kernels.time import KernelTime
+    from desim.models.op import Layer
+    from desim.plan.ledger import Ledger
+    from desim.plan.program import Program
+    from desim.plan.wiring import Wiring
+    from desim.spec.scenario import Scenario
+
+_PROGRAMS = {"transformer": pipeline_programs, "dlrm": dlrm_programs}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that the engine needs: what every rank does, with whom, over which links.
+
+    Rank r plays `programs[program_of[r]]`; kernel i of the tables takes `kernel_times[i]` alone.
+    """
+
+    context: Context
+    programs: tuple[Program, ...]
+    ledgers: tuple[Ledger, ...]
+    program_of: NDArray[np.int64]
+    kernel_times: tuple[KernelTime, ...]
+    wiring: Wiring
+    folding: Folding
+    disturbed: Disturbed
+    starts_clean: bool
+    """Whether the measured steps follow at once (no warm-up step is played)."""
+    notes: tuple[str, ...]
+    """What the user should know about how the scenario was read."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario that was planned."""
+        return self.context.scenario
+
+
+def shard_of(scenario: Scenario) -> Shard:
+    """The part of the model that one rank holds."""
+    parallel, workload = scenario.parallel, scenario.workload
+    sharded = parallel.embedding == "sharded"
+    return Shard(
+        tensor=parallel.tensor,
+        sequence=parallel.sequence,
+        context=parallel.context,
+        data_ranks=scenario.cluster.devices if sharded else 1,
+        micro_batch=workload.micro_batch,
+        sequence_length=workload.sequence_length,
+        precision=workload.precision,
+        kernels=scenario.kernels,
+        pipeline=parallel.pipeline,
+    )
+
+
+def layers_of(scenario: Scenario) -> tuple[Layer, ...]:
+    """The model's layers as one rank sees them."""
+    return build_layers(scenario.workload, shard_of(scenario))
+
+
+def make_context(scenario: Scenario) -> Context:
+    """Build layers, mesh and tables of a scenario."""
+    software = stack(scenario.kernels)
+    return Context(
+        scenario=scenario,
+        layers=layers_of(scenario),
+        mesh=build_mesh(scenario.parallel),
+        tables=Tables(),
+        launch_ps=round(software.launch_s * PS_PER_S),
+        collective_launch_ps=round(software.collective_launch_s * PS_PER_S),
+    )
+
+
+def build_programs(context: Context) -> tuple[tuple[Program, ...], tuple[Ledger, ...]]:
+    """Build the distinct programs of a job, one per pipeline stage, and their memory ledgers."""
+    family = context.scenario.workload.model.family
+    programs = tuple(_PROGRAMS[family](context))
+    held = held_layers(context)
+    ledgers = [make_ledger(context, p, layers) for p, layers in zip(programs, held, strict=True)]
+    return programs, tuple(ledgers)
+
+
+def held_layers(context: Context) -> list[tuple[Layer, ...]]:
+    """Layers that a rank of each stage holds."""
+    if context.scenario.workload.model.family == "dlrm":
+        return [context.layers]
+    stages = stage_chunks(context)
+    return [tuple(layer for chunk in chunks for _, layer in chunk) for chunks in stages]
+
+
+def build_plan(scenario: Scenario) -> Plan:
+    """Turn a scenario into a plan."""
+    context = make_context(scenario)
+    programs, ledgers = build_programs(context)
+    mesh = context.mesh
+    topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
+    disturbed = disturb(scenario, topology)
+    wiring = wire(mesh, disturbed.topology, context.tables, scenario.policies.collectives)
+    program_of = mesh.coordinate("pp")
+    kernels = KernelModel(scenario.cluster.system.device, scenario.kernels)
+    kernel_times = tuple(kernels.time(op) for op in context.tables.ops)
+    return Plan(
+        context=context,
+        programs=programs,
+        ledgers=ledgers,
+        program_of=program_of,
+        kernel_times=kernel_times,
+        wiring=wiring,
+        folding=_fold(scenario, wiring, program_of, disturbed),
+        disturbed=disturbed,
+        starts_clean=scenario.workload.model.family == "transformer" and clean_cut(context),
+        notes=(*kernels.notes, *wiring.notes),
+    )
+
+
+def _fold(
+    scenario: Scenario, wiring: Wiring, program_of: NDArray[np.int64], disturbed: Disturbed
+) -> Folding:
+    """Colour ranks, groups and links, starting from what is known to differ."""
+    num_ranks = len(program_of)
+    if scenario.run.fold is False or disturbed.jitter:
+        ranks = np.arange(num_ranks, dtype=np.int64)
+    else:
+        _, factor = np.unique(disturbed.compute, return_inverse=True)
+        ranks = program_of * (int(factor.max()) + 1) + factor
+    slots = [(slot, row) for slot, row in enumerate(wiring.group_of) if (row >= 0).any()]
+    source = [np.flatnonzero(row >= 0) for _, row in slots]
+    membership = Edges(
+        np.concatenate([*source, np.zeros(0, np.int64)]).astype(np.int64),
+        np.concatenate(
+            [*(row[s] for (_, row), s in zip(slots, source, strict=True)), np.zeros(0, np.int64)]
+        ).astype(np.int64),
+        np.concatenate(
+            [*(np.full(len(s), slot) for (slot, _), s in zip(slots, source, strict=True)), []]
+        ).astype(np.int64),
+    )
+    assert len(SLOTS) < 2**8
+    return fold(ranks, _group_colours(wiring), _link_colours(wiring), membership, _loads(wiring))
+
+
+def _group_colours(wiring: Wiring) -> NDArray[np.int64]:
+    """Start colour of a group: its family and the latencies of its profiles."""
+    colour = np.zeros(wiring.num_groups, dtype=np.int64)
+    for number, (family, rows) in enumerate(wiring.members.items()):
+        at = wiring.first[family]
+        latencies = [
+            profile.latency_s
+            for profile, owner in zip(wiring.profiles, wiring.profile_family, strict=True)
+            if owner == family
+        ]
+        _, kind = np.unique(np.stack(latencies), axis=1, return_inverse=True)
+        colour[at : at + len(rows)] = number + len(wiring.members) * kind
+    return colour
+
+
+def _link_colours(wiring: Wiring) -> NDArray[np.int64]:
+    """Start colour of a link: its kind and capacity."""
+    topology = wiring.topology
+    _, capacity = np.unique(topology.capacity_bytes_per_s, return_inverse=True)
+    return topology.kind.astype(np.int64) * (int(capacity.max(initial=0)) + 1) + capacity
+
+
+def _loads(wiring: Wiring) -> Edges:
+    """Edges between groups and links, labelled by profile and load."""
+    groups, links, labels = [], [], []
+    for number in wiring.loading:
+        profile = wiring.profiles[number]
+        groups.append(profile.group + wiring.first[wiring.profile_family[number]])
+        links.append(profile.link)
+        labels.append(np.round(profile.load, 12).view(np.int64) + number)
+    none = np.zeros(0, np.int64)
+    return Edges(
+        np.concatenate([*groups, none]), np.concatenate([*links, none]), np.concatenate([*labels, none])
+    )

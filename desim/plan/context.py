@@ -1,0 +1,52 @@
+"""What every builder of programs needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from desim.models.width import stored_bytes
+from desim.plan.template import Emitter
+
+if TYPE_CHECKING:
+    from desim.models.op import Layer
+    from desim.plan.mesh import Mesh
+    from desim.plan.tables import Tables
+    from desim.spec.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A scenario with its layers, mesh, shared tables and host launch times."""
+
+    scenario: Scenario
+    layers: tuple[Layer, ...]
+    mesh: Mesh
+    tables: Tables
+    launch_ps: int
+    collective_launch_ps: int
+
+    def emitter(self) -> Emitter:
+        """A writer of templates."""
+        return Emitter(self.tables, self.launch_ps, self.collective_launch_ps)
+
+    @property
+    def gradient_ranks(self) -> int:
+        """Ranks over which gradients are reduced: data parallel times context parallel."""
+        return self.mesh.sizes["dp"] * self.mesh.sizes["cp"]
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches that one pipeline plays per step."""
+        workload = self.scenario.workload
+        return workload.global_batch // (workload.micro_batch * self.mesh.sizes["dp"])
+
+    @property
+    def gradient_bytes(self) -> float:
+        """Bytes of one gradient as it is reduced."""
+        return stored_bytes(self.scenario.workload.precision.gradients)
+
+    @property
+    def parameter_bytes(self) -> float:
+        """Bytes of one parameter as it is gathered."""
+        return stored_bytes(self.scenario.workload.precision.compute)

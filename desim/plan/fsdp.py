@@ -1,0 +1,94 @@
+"""Fully sharded data parallel: a layer's parameters exist only around its passes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim.models.op import Comm
+from desim.plan.passes import Direction, Hooks
+from desim.plan.template import NOTHING, START
+
+if TYPE_CHECKING:
+    from desim.plan.stages import Chunk
+    from desim.plan.template import Emitter, Mark
+    from desim.spec.policy import Fsdp
+
+
+class ShardLayers(Hooks):
+    """Gathers each layer ahead of its use and reduce-scatters its gradients after it.
+
+    The host issues gathers in the order of use, `prefetch` layers ahead; before it issues one more
+    than `gathers_in_flight` it waits until the device has freed the oldest (FSDP's
+    `limit_all_gathers`). With `reshard_after_forward` every layer but the chunk's last is gathered
+    again for the backward pass.
+    """
+
+    def __init__(
+        self, chunk: Chunk, fsdp: Fsdp, parameter_bytes: float, gradient_bytes: float, *, reduce: bool
+    ) -> None:
+        self._sizes = [layer.parameters for _, layer in chunk]
+        self._fsdp = fsdp
+        self._parameter_bytes = parameter_bytes
+        self._gradient_bytes = gradient_bytes
+        self._reduce = reduce
+        last = len(chunk) - 1
+        again = [i for i in range(last + 1) if fsdp.reshard_after_forward and i != last]
+        self._order: list[tuple[Direction, int]] = [("forward", i) for i in range(last + 1)]
+        self._order += [("backward", i) for i in reversed(again)]
+        self._gathered_again = set(again)
+        self._issued = 0
+        self._marks: dict[tuple[Direction, int], Mark] = {}
+        self._freed: list[Mark] = []
+        self.reduced: list[Mark] = []
+
+    def before_layer(self, emit: Emitter, direction: Direction, position: int) -> None:
+        """Issue this layer's gather and those prefetched, then wait for this layer's."""
+        if direction == "backward":
+            emit.memory("gathered gradients", self._sizes[position] * self._gradient_bytes)
+        key = (direction, position)
+        if key not in self._order:
+            return
+        here = self._order.index(key) + 1
+        room = len(self._freed) + self._fsdp.gathers_in_flight
+        reach = max(here, min(here + self._fsdp.prefetch, room, len(self._order)))
+        while self._issued < reach:
+            self._gather(emit)
+        emit.wait(self._marks[key])
+
+    def after_layer(self, emit: Emitter, direction: Direction, position: int) -> None:
+        """Free what was gathered and reduce what was computed."""
+        size = self._sizes[position]
+        if direction == "forward" and position in self._gathered_again:
+            self._free(emit, size)
+        if direction == "backward":
+            self._free(emit, size)
+            self._reduce_layer(emit, size)
+            emit.memory("gathered gradients", -size * self._gradient_bytes)
+
+    def _gather(self, emit: Emitter) -> None:
+        over = self._issued - self._fsdp.gathers_in_flight
+        if 0 <= over < len(self._freed):
+            emit.host_wait(self._freed[over])
+        key = self._order[self._issued]
+        size = self._sizes[key[1]] * self._parameter_bytes
+        emit.memory("gathered parameters", size)
+        phase, emit.phase = emit.phase, "parameters"
+        comm = Comm("dp", "all_gather", size, "param gather")
+        # The first needs the updated parameters; the others follow it on their lane.
+        after = NOTHING if self._issued else START
+        self._marks[key] = emit.collective(comm, after, beside=True)
+        emit.phase = phase
+        self._issued += 1
+
+    def _free(self, emit: Emitter, size: int) -> None:
+        emit.memory("gathered parameters", -size * self._parameter_bytes)
+        self._freed.append(emit.now())
+
+    def _reduce_layer(self, emit: Emitter, size: int) -> None:
+        if not self._reduce:
+            return
+        phase, emit.phase = emit.phase, "gradients"
+        whole = size * self._gradient_bytes
+        comm = Comm("dp", "reduce_scatter", whole, "grad reduce")
+        self.reduced = [emit.collective(comm, beside=True)]
+        emit.phase = phase

@@ -1,0 +1,98 @@
+"""The memory ledger: what every task allocates and frees, in the order of issue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from desim.models.optimizer import bytes_per_parameter, table_bytes_per_parameter
+from desim.record import Memory
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from desim.models.op import Layer
+    from desim.plan.context import Context
+    from desim.plan.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Bytes by owner (row) after every task that allocates or frees (column), in issue order.
+
+    The host's order counts, as for a caching allocator: a block is taken when the host issues its
+    task, and what a task frees can be used by the next one issued.
+    """
+
+    owners: tuple[str, ...]
+    task: NDArray[np.int64]
+    by_owner: NDArray[np.float64]
+    peak_index: int
+
+    @property
+    def peak_bytes(self) -> float:
+        """Largest sum over all owners."""
+        return float(self.by_owner[:, self.peak_index].sum())
+
+    @property
+    def peak_task(self) -> int:
+        """Task before which the peak stands."""
+        return int(self.task[self.peak_index])
+
+
+def make_ledger(context: Context, program: Program, layers: tuple[Layer, ...]) -> Ledger:
+    """Add up the ledger of one program over its last step.
+
+    `layers` are those that the rank holds; their parameters, gradients and optimizer states are
+    there all the time.
+    """
+    fixed = fixed_bytes(context, layers)
+    names = list(context.tables.owners)
+    first, last = program.cut_tasks[-2], program.cut_tasks[-1]
+    kept = (program.memory_task >= first) & (program.memory_task < last)
+    tasks = program.memory_task[kept]
+    order = np.argsort(tasks, kind="stable")
+    tasks, owner = tasks[order], program.memory_owner[kept][order]
+    change = np.zeros((len(names), len(tasks) + 1))
+    change[owner, np.arange(len(tasks)) + 1] = program.memory_bytes[kept][order]
+    moving = np.cumsum(change, axis=1)
+    constant = np.repeat(np.array(list(fixed.values()))[:, None], moving.shape[1], axis=1)
+    by_owner = np.concatenate([constant, moving])
+    total = by_owner.sum(axis=0)
+    return Ledger(
+        owners=(*fixed, *names),
+        task=np.concatenate([[first], tasks]),
+        by_owner=by_owner,
+        peak_index=int(np.argmax(total)),
+    )
+
+
+def fixed_bytes(context: Context, layers: tuple[Layer, ...]) -> dict[str, float]:
+    """Bytes that a rank holds throughout a step, by owner."""
+    scenario = context.scenario
+    precision = scenario.workload.precision
+    tables = [layer for layer in layers if layer.kind == "tables"]
+    dense = sum(layer.parameters for layer in layers if layer.kind != "tables")
+    each = bytes_per_parameter(precision, scenario.parallel.zero, context.gradient_ranks)
+    held = {owner: dense * size for owner, size in each.items()}
+    model = scenario.workload.model
+    if tables and model.family == "dlrm":
+        width = table_bytes_per_parameter(precision, model.embedding_dim)
+        held["embedding tables"] = sum(layer.parameters for layer in tables) * width
+    return held
+
+
+def timed(ledger: Ledger, starts_ps: NDArray[np.int64], peak_name: str) -> Memory:
+    """The ledger with the time at which the device reached each sample's task."""
+    last = len(starts_ps) - 1
+    times = np.maximum.accumulate(starts_ps[np.minimum(ledger.task, last)])
+    return Memory(
+        owners=ledger.owners,
+        time_ps=times,
+        by_owner=ledger.by_owner,
+        peak_bytes=ledger.peak_bytes,
+        peak_index=ledger.peak_index,
+        peak_task=peak_name,
+    )

@@ -1,0 +1,121 @@
+"""Messages between pipeline stages: when they are posted and who waits for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim.plan.template import NOTHING, START, Emitter, Mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from desim.plan.program import ProgramBuilder
+    from desim.plan.schedules.passes import Pass
+    from desim.plan.template import Template
+
+
+class Messages:
+    """Posts a stage's sends and receives around its passes.
+
+    `blocking`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
+    result is sent and the next pass's input received, as one pair where both go to the same
+    neighbour, and the host waits for the device after each (`batch_p2p_sync`). `async`: a receive
+    is posted one pass ahead and a send is not waited for. In the interleaved schedule a stage never
+    waits for its sends: with blocking sends around the ring of stages nobody would receive.
+    """
+
+    def __init__(
+        self,
+        emitter: Callable[[], Emitter],
+        size_bytes: float,
+        mode: str,
+        num_parts: int,
+        *,
+        interleaved: bool,
+    ) -> None:
+        self._emitter = emitter
+        self._size = size_bytes
+        self._async = mode == "async"
+        self._parts = num_parts
+        self._interleaved = interleaved
+        self._templates: dict[tuple[str, ...], Template] = {}
+
+    def sends(self, item: Pass, part: int) -> str:
+        """Slot on which a pass of model chunk `part` sends its result, or nothing."""
+        if item.kind == "forward":
+            return "send_forward" if part < self._parts - 1 else ""
+        return "send_backward" if part > 0 else ""
+
+    def receives(self, item: Pass, part: int) -> str:
+        """Slot on which a pass of model chunk `part` receives its input, or nothing."""
+        if item.kind == "forward":
+            return "recv_forward" if part > 0 else ""
+        return "recv_backward" if part < self._parts - 1 else ""
+
+    def _post(
+        self, builder: ProgramBuilder, micro_batch: int, *slots: str, early: bool = False
+    ) -> list[Mark]:
+        """Post ends of messages together; an early one waits for nothing that is computed."""
+        slots = tuple(slot for slot in slots if slot)
+        if not slots:
+            return []
+        key = (*slots, "early" if early else "")
+        if key not in self._templates:
+            emit = self._emitter()
+            emit.phase = "forward" if slots[0].endswith("forward") else "backward"
+            after = NOTHING if early else START
+            for slot in slots:
+                mark = emit.message(slot, self._size, (after,), beside=self._async)
+                emit.output(slot, mark)
+            self._templates[key] = emit.finish()
+        outputs = builder.place(self._templates[key], micro_batch)
+        return [mark for slot in slots for mark in outputs[slot]]
+
+    def run(
+        self,
+        builder: ProgramBuilder,
+        order: list[tuple[Pass, int]],
+        place: Callable[[Pass], None],
+    ) -> None:
+        """Place the passes of `order` (pass, model chunk) with the messages between them."""
+        first, part = order[0]
+        arrived = self._post(
+            builder, first.micro_batch, self.receives(first, part), early=self._async
+        )
+        for i, (item, part) in enumerate(order):
+            following = order[i + 1] if i + 1 < len(order) else None
+            ahead: list[Mark] = []
+            if self._async and following:
+                slot = self.receives(*following)
+                ahead = self._post(builder, following[0].micro_batch, slot, early=True)
+            builder.wait(arrived)
+            if arrived and not self._async:
+                builder.synchronize()
+            place(item)
+            send = self.sends(item, part)
+            if self._async:
+                self._post(builder, item.micro_batch, send)
+                arrived = ahead
+            else:
+                arrived = self._exchange(builder, item, send, following)
+
+    def _exchange(
+        self,
+        builder: ProgramBuilder,
+        item: Pass,
+        send: str,
+        following: tuple[Pass, int] | None,
+    ) -> list[Mark]:
+        """Send a pass's result and receive the next one's input, paired where Megatron-LM does."""
+        receive = self.receives(*following) if following else ""
+        micro_batch = item.micro_batch
+        if self._interleaved:
+            self._post(builder, micro_batch, send)
+            return self._post(builder, following[0].micro_batch, receive) if following else []
+        if send and receive and following and following[0].kind != item.kind:
+            return self._post(builder, micro_batch, send, receive)
+        sent = self._post(builder, micro_batch, send)
+        if sent:
+            builder.wait(sent)
+            builder.synchronize()
+        return self._post(builder, following[0].micro_batch, receive) if following else []

@@ -1,0 +1,224 @@
+"""Wiring: the groups of a job and how each collective of its programs loads the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from desim.network.collectives import NCCL_ALGORITHMS, available
+from desim.network.profile import Profile, collective_profile, send_profile
+from desim.network.tuner import PROTOCOLS, choose
+from desim.plan.tables import FAMILY, SLOT, SLOTS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from desim.network.topology import Topology
+    from desim.plan.mesh import Mesh
+    from desim.plan.tables import CommOp, Tables
+    from desim.spec.policy import Collectives
+
+#: Device-memory traffic of a member per byte that crosses its link: what is sent is read, what is
+#: received is written, and a reduction reads its operand as well.
+_MEMORY_TRAFFIC = {
+    "all_gather": 2.0,
+    "all_to_all": 2.0,
+    "send_recv": 1.0,
+    "reduce_scatter": 3.0,
+    "all_reduce": 2.5,
+}
+
+
+_LIGHT = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How one collective of the programs uses the network.
+
+    `profile` indexes `Wiring.profiles`; its latency is multiplied by `latency_factor` and its loads
+    by `scale` (protocol). `memory_traffic` is device-memory bytes per byte through the links. A
+    `light` collective's bytes take under a hundredth of its latency: they are paid as latency and
+    load no links, so that a norm of four bytes does not tell the positions in a tree apart.
+    """
+
+    family: str
+    profile: int
+    algorithm: str
+    protocol: str
+    latency_factor: float
+    scale: float
+    memory_traffic: float
+    light: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """Groups numbered over all families, with their profiles.
+
+    `members[family]` has a row per group. `group_of[slot, rank]` is the group that a rank meets
+    through a slot, -1 for none. `first[family]` is the family's first group.
+    """
+
+    topology: Topology
+    members: dict[str, NDArray[np.int64]]
+    first: dict[str, int]
+    group_of: NDArray[np.int64]
+    profiles: tuple[Profile, ...]
+    profile_family: tuple[str, ...]
+    uses: tuple[Use, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of all families."""
+        return sum(len(rows) for rows in self.members.values())
+
+    @property
+    def loading(self) -> list[int]:
+        """Numbers of the profiles that some collective loads links with."""
+        return sorted({use.profile for use in self.uses if not use.light})
+
+    def family_of(self, group: int) -> str:
+        """Family that a group number belongs to."""
+        return max((f for f in self.first if self.first[f] <= group), key=self.first.__getitem__)
+
+
+def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives) -> Wiring:
+    """Find the groups that the collectives in `tables` need and price each of them."""
+    comms = list(tables.comms)
+    families = [family for family in dict.fromkeys(FAMILY[SLOTS[c.slot]] for c in comms)]
+    members = {family: _members(mesh, family) for family in families}
+    first, at = {}, 0
+    for family, rows in members.items():
+        first[family] = at
+        at += len(rows)
+    pricer = _Pricer(topology, members, pins)
+    uses = tuple(pricer.use(comm) for comm in comms)
+    return Wiring(
+        topology=topology,
+        members=members,
+        first=first,
+        group_of=_group_of(mesh, members, first),
+        profiles=tuple(pricer.profiles),
+        profile_family=tuple(pricer.families),
+        uses=uses,
+        notes=tuple(dict.fromkeys(pricer.notes)),
+    )
+
+
+def _members(mesh: Mesh, family: str) -> NDArray[np.int64]:
+    ranks = np.arange(mesh.num_ranks, dtype=np.int64)
+    if family == "world":
+        return ranks[None, :]
+    if family == "dp":
+        return mesh.groups("cp", "dp")
+    if family == "embedding":
+        stage = mesh.coordinate("pp")
+        last = mesh.sizes["pp"] - 1
+        return np.stack([ranks[stage == 0], ranks[stage == last]], axis=1)
+    if family.startswith("send"):
+        shift = 1 if family == "send_forward" else -1
+        return np.stack([ranks, mesh.neighbour("pp", shift)], axis=1)
+    return mesh.groups(family)
+
+
+def _group_of(
+    mesh: Mesh, members: dict[str, NDArray[np.int64]], first: dict[str, int]
+) -> NDArray[np.int64]:
+    result = np.full((len(SLOTS), mesh.num_ranks), -1, dtype=np.int64)
+    for family, rows in members.items():
+        numbers = first[family] + np.arange(len(rows))
+        if family.startswith("send"):
+            result[SLOT[family], rows[:, 0]] = numbers
+            result[SLOT[family.replace("send", "recv")], rows[:, 1]] = numbers
+        else:
+            result[SLOT[family], rows] = numbers[:, None]
+    return result
+
+
+class _Pricer:
+    """Chooses an algorithm per collective and makes each needed profile once.
+
+    The tuner decides for a whole family on its first group, as NCCL decides on the numbers of
+    ranks and nodes, which the groups of a mesh axis share.
+    """
+
+    def __init__(
+        self, topology: Topology, members: dict[str, NDArray[np.int64]], pins: Collectives
+    ) -> None:
+        self._topology = topology
+        self._members = members
+        self._pins = pins
+        self.profiles: list[Profile] = []
+        self.families: list[str] = []
+        self.notes: list[str] = []
+        self._numbers: dict[tuple[str, str, str], int] = {}
+        self._samples: dict[tuple[str, str, str], Profile] = {}
+
+    def use(self, comm: CommOp) -> Use:
+        """Price one collective."""
+        family = FAMILY[SLOTS[comm.slot]]
+        traffic = _MEMORY_TRAFFIC[comm.collective]
+        if comm.collective == "send_recv":
+            number = self._profile(family, comm.collective, "send_recv")
+            light = self._light(number, comm.size_bytes, 1.0, 1.0)
+            return Use(family, number, "send_recv", "Simple", 1.0, 1.0, traffic, light)
+        pin = getattr(self._pins, comm.collective)
+        sample = self._members[family][:1]
+        names = available(self._topology, sample.shape[1], sample, comm.collective)
+        if pin in names:
+            names = [pin]
+        else:
+            if pin != "auto":
+                self.notes.append(
+                    f"policies.collectives.{comm.collective}: {pin} does not exist for the groups of"
+                    f" {family} ({sample.shape[1]} ranks); the tuner chooses there"
+                )
+            names = [name for name in names if name in NCCL_ALGORITHMS]
+        candidates = {name: self._sample(family, comm.collective, name) for name in names}
+        choice = choose(candidates, float(comm.size_bytes))
+        algorithm = choice.names[int(choice.algorithm[0])]
+        alone = candidates[algorithm].latency_s[0]
+        factor = float(choice.latency_s[0] / alone) if alone else 1.0
+        scale = float(choice.scale[0])
+        number = self._profile(family, comm.collective, algorithm)
+        return Use(
+            family=family,
+            profile=number,
+            algorithm=algorithm,
+            protocol=PROTOCOLS[int(choice.protocol[0])].name,
+            latency_factor=factor,
+            scale=scale,
+            memory_traffic=traffic,
+            light=self._light(number, comm.size_bytes, factor, scale),
+        )
+
+    def _light(self, number: int, size_bytes: int, factor: float, scale: float) -> bool:
+        profile = self.profiles[number]
+        bytes_s = size_bytes * profile.seconds_per_byte * scale
+        return bool((bytes_s <= _LIGHT * profile.latency_s * factor).all())
+
+    def _sample(self, family: str, collective: str, algorithm: str) -> Profile:
+        key = (family, collective, algorithm)
+        if key not in self._samples:
+            rows = self._members[family][:1]
+            self._samples[key] = collective_profile(self._topology, rows, collective, algorithm)
+        return self._samples[key]
+
+    def _profile(self, family: str, collective: str, algorithm: str) -> int:
+        key = (family, collective, algorithm)
+        if key not in self._numbers:
+            rows = self._members[family]
+            if collective == "send_recv":
+                profile = send_profile(self._topology, rows[:, 0], rows[:, 1])
+            elif len(rows) == 1:
+                profile = self._sample(*key)
+            else:
+                profile = collective_profile(self._topology, rows, collective, algorithm)
+            self._numbers[key] = len(self.profiles)
+            self.profiles.append(profile)
+            self.families.append(family)
+        return self._numbers[key]

@@ -1,0 +1,1 @@
+"""Record -> what a person reads: terminal summary and report page."""

@@ -1,0 +1,97 @@
+"""The headline of a run, in words that the summary and the page share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from desim.record import Record
+
+_GIB = 2.0**30
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One headline figure: what it is, its value and unit, and a remark below."""
+
+    what: str
+    value: str
+    unit: str = ""
+    more: str = ""
+    bad: bool = False
+
+
+def grouped(value: float, digits: int = 4) -> str:
+    """Return a number to `digits` significant digits, thousands set apart by commas."""
+    if value >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def cards(summary: Mapping[str, Any], record: Record) -> list[Card]:
+    """Return the headline figures of a run, most important first."""
+    found = [Card("step time", *_duration(float(summary["step_time_s"])), _throughput(summary))]
+    for key, what, unit in (
+        ("tokens_per_s_per_device", "tokens per second per GPU", "tokens/s"),
+        ("samples_per_s", "samples per second", "samples/s"),
+    ):
+        if summary.get(key):
+            found.append(Card(what, grouped(float(summary[key])), unit, _days(summary, key)))
+    if summary.get("mfu") is not None:
+        hfu = f"with recompute (HFU) {100 * float(summary['hfu']):.1f} %"
+        found.append(
+            Card("model FLOPs utilisation", f"{100 * float(summary['mfu']):.1f}", "%", hfu)
+        )
+    if summary.get("model_tflop_per_s_per_device") is not None:
+        rate = float(summary["model_tflop_per_s_per_device"])
+        found.append(Card("model FLOP/s per GPU", f"{rate:.1f}", "TFLOP/s"))
+    return [*found, _memory(summary, record)]
+
+
+def _duration(seconds: float) -> tuple[str, str]:
+    if seconds >= 1:
+        return f"{seconds:.4g}", "s"
+    return f"{seconds * 1e3:.4g}", "ms"
+
+
+def _throughput(summary: Mapping[str, Any]) -> str:
+    tokens = summary.get("tokens_per_s")
+    return f"{grouped(float(tokens))} tokens/s in all" if tokens else ""
+
+
+def _days(summary: Mapping[str, Any], key: str) -> str:
+    """Say how long 10^12 tokens take, which is how training runs are budgeted."""
+    if key != "tokens_per_s_per_device" or not summary.get("tokens_per_s"):
+        return ""
+    return f"{1e12 / float(summary['tokens_per_s']) / 86400:.1f} days for 10^12 tokens"
+
+
+def _memory(summary: Mapping[str, Any], record: Record) -> Card:
+    peaks = {str(stage): float(size) for stage, size in summary["peak_memory_bytes"].items()}
+    stage = max(peaks, key=lambda name: peaks[name])
+    capacity = float(record.details.get("device_memory_bytes", 0.0))
+    held = f" in {capacity / _GIB:.0f} GiB" if capacity else ""
+    verdict = "fits" if summary["fits"] else "does not fit"
+    where = f" (stage {stage})" if len(peaks) > 1 else ""
+    size = f"{peaks[stage] / _GIB:.1f}"
+    return Card("peak memory" + where, size, "GiB", f"{verdict}{held}", not summary["fits"])
+
+
+def subtitle(summary: Mapping[str, Any]) -> str:
+    """Return the size of the job in a line."""
+    billions = float(summary["parameters"]) / 1e9
+    size = f"{billions:.1f} billion" if billions >= 1 else f"{billions * 1e3:.1f} million"
+    parts = [f"{int(summary['num_devices']):,} GPUs", f"{size} parameters"]
+    return ", ".join([*parts, *([str(summary["mesh"])] if summary.get("mesh") else [])])
+
+
+def footer(summary: Mapping[str, Any]) -> str:
+    """Return what the simulation itself took."""
+    tasks, classes, events = (int(summary[key]) for key in ("tasks", "rank_classes", "events"))
+    return (
+        f"desim simulated {tasks:,} tasks of {classes:,} kinds of ranks with {events:,} events"
+        f" in {float(summary['simulate_wall_s']):.2f} s"
+    )

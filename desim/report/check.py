@@ -1,0 +1,86 @@
+"""What `desim check` finds without playing a scenario."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from desim.analyze.fit import estimate_peaks
+from desim.models.count import model_flops_per_sample, parameter_count
+from desim.network.topology import build_topology
+from desim.plan.disturb import disturb
+from desim.plan.mesh import build_mesh
+from desim.spec.dump import dump_scenario
+from desim.units import show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from desim.plan.mesh import Mesh
+    from desim.spec.scenario import Scenario
+
+
+def examine(scenario: Scenario) -> dict[str, Any]:
+    """Return mesh, parameter count, FLOPs and memory estimate of a valid scenario.
+
+    Raises SpecError where a disturbance names no link.
+    """
+    cluster, workload = scenario.cluster, scenario.workload
+    topology = build_topology(cluster.system, cluster.devices)
+    disturb(scenario, topology)
+    mesh = build_mesh(scenario.parallel)
+    peaks = estimate_peaks(scenario)
+    capacity = cluster.system.device.memory_bytes
+    flops = model_flops_per_sample(workload.model, workload.sequence_length) * workload.global_batch
+    data = mesh.sizes["dp"]
+    return {
+        "name": scenario.name,
+        "scenario": dump_scenario(scenario),
+        "parameters": parameter_count(workload.model),
+        "model_flops_per_step": flops,
+        "num_devices": cluster.devices,
+        "mesh": mesh.sizes,
+        "order": "-".join(mesh.order),
+        "groups": _groups(mesh, cluster.system.devices_per_node),
+        "micro_batches": workload.global_batch // (workload.micro_batch * data),
+        "peak_memory_bytes": peaks,
+        "device_memory_bytes": capacity,
+        "fits": all(peak <= capacity for peak in peaks.values()),
+    }
+
+
+def _groups(mesh: Mesh, devices_per_node: int) -> dict[str, dict[str, int]]:
+    """Size of the groups along each axis and how many nodes one of them touches at most."""
+    found = {}
+    for axis, size in mesh.sizes.items():
+        if size > 1:
+            nodes = mesh.groups(axis) // devices_per_node
+            most = max(len(np.unique(row)) for row in nodes[: min(len(nodes), 64)])
+            found[axis] = {"ranks": size, "groups": len(nodes), "nodes": most}
+    return found
+
+
+def check_text(findings: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """Write findings for a terminal."""
+    lines = [f"{findings['name']}: valid", ""]
+    lines.append(f"  parameters     {findings['parameters']:,}")
+    lines.append(f"  model FLOPs    {findings['model_flops_per_step']:.4g} per step")
+    lines.append(f"  devices        {findings['num_devices']:,}")
+    mesh = " ".join(f"{axis}{size}" for axis, size in findings["mesh"].items())
+    lines.append(f"  mesh           {mesh} (order {findings['order']})")
+    for axis, group in findings["groups"].items():
+        nodes = "node" if group["nodes"] == 1 else "nodes"
+        lines.append(
+            f"    {axis}           {group['groups']:,} groups of {group['ranks']:,} ranks"
+            f" on {group['nodes']:,} {nodes} each"
+        )
+    lines.append(f"  micro-batches  {findings['micro_batches']:,} per step and pipeline")
+    capacity = show(findings["device_memory_bytes"], "bytes")
+    lines.append(f"  memory         estimated peak of each stage, of {capacity}:")
+    for stage, peak in findings["peak_memory_bytes"].items():
+        over = "" if peak <= findings["device_memory_bytes"] else "   DOES NOT FIT"
+        lines.append(f"    stage {stage:<3}    {show(peak, 'bytes')}{over}")
+    lines += ["", findings["scenario"].rstrip()]
+    lines += [f"note: {note}" for note in notes]
+    return "\n".join(lines)

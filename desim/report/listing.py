@@ -1,0 +1,64 @@
+"""What `desim list` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
+
+from desim.plan.schedules import SCHEDULES
+from desim.spec.base import Spec
+from desim.spec.catalogue import list_names
+from desim.spec.policy import Kernels, Policies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+def listing(kinds: Sequence[str]) -> str:
+    """List names, one a line; a heading for each kind where there are several."""
+    parts = []
+    for kind in kinds:
+        lines = list(_names(kind))
+        if len(kinds) > 1:
+            lines = [f"{kind}:", *(f"  {line}" for line in lines)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _names(kind: str) -> Iterator[str]:
+    if kind == "schedules":
+        for name, schedule in SCHEDULES.items():
+            contract = (schedule.__doc__ or "").splitlines()[0]
+            yield f"{name:<14}{contract}"
+    elif kind == "policies":
+        yield from _options("policies", Policies)
+        yield from _options("kernels", Kernels)
+    else:
+        yield from list_names(kind)
+
+
+def _options(path: str, spec: type[Spec]) -> Iterator[str]:
+    """Every setting of a section with what it may be and what it is by default."""
+    for name, field in spec.model_fields.items():
+        here = f"{path}.{field.alias or name}"
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Spec):
+            yield from _options(here, kind)
+            continue
+        yield f"{here:<40}{_choices(kind):<46}default {_plain(field.default)}"
+
+
+def _choices(kind: object) -> str:
+    if get_origin(kind) is Literal:
+        return " | ".join(_plain(choice) for choice in get_args(kind))
+    if kind is bool:
+        return "true | false"
+    names = {int: "a whole number", float: "a quantity with its unit"}
+    return names.get(kind, "a quantity with its unit, or null")  # type: ignore[call-overload]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "null" if value is None else str(value)

@@ -1,0 +1,114 @@
+"""The report page: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import json
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from desim.analyze.breakdown import breakdown
+from desim.analyze.links import measured_window_ps
+from desim.export.files import write_aside
+from desim.report import palette
+from desim.report.cards import Card, cards, footer, subtitle
+from desim.report.figures import link_figure, memory_figures, ranked_figure, time_share_figure
+from desim.report.timeline import packed_timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from desim.record import Record
+
+_KERNEL_COLOUR = "#2f6db3"
+
+
+def write_report(
+    record: Record, summary: Mapping[str, Any], scenario_yaml: str, path: Path | str
+) -> None:
+    """Write report.html: headline, figures and the scenario, readable without a network.
+
+    `summary` holds the keys of summary.json; `stage_time_share` and `compute_by_kind` are taken
+    from the record where it lacks them.
+    """
+    text = Template(_resource("page.html")).substitute(
+        title=html.escape(str(summary.get("name", "desim run"))),
+        subtitle=html.escape(subtitle(summary)),
+        cards="".join(map(_card, cards(summary, record))),
+        warnings="".join(
+            f'<div class="warning">{html.escape(str(warning))}</div>'
+            for warning in summary.get("warnings", ())
+        ),
+        configuration=html.escape(scenario_yaml),
+        footer=html.escape(footer(summary)),
+        css=_resource("page.css"),
+        plotly=_plotly(),
+        data=_inline(_data(record, summary)),
+        script=_resource("page.js"),
+    )
+    write_aside(path, text.encode())
+
+
+def _resource(name: str) -> str:
+    return resources.files("desim.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    """Return plotly.js from the installed package, which need not be imported for it."""
+    spec = importlib.util.find_spec("plotly")
+    assert spec is not None
+    assert spec.origin is not None
+    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
+def _inline(data: Mapping[str, Any]) -> str:
+    """Return JSON that cannot end the script element that holds it."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+
+
+def _card(card: Card) -> str:
+    bad = " bad" if card.bad else ""
+    value, unit, what, more = map(html.escape, (card.value, card.unit, card.what, card.more))
+    return (
+        f'<div class="card{bad}"><div class="what">{what}</div>'
+        f'<div class="value">{value} <span class="unit">{unit}</span></div>'
+        f'<div class="more">{more}</div></div>'
+    )
+
+
+def _data(record: Record, summary: Mapping[str, Any]) -> dict[str, Any]:
+    stages, kinds = summary.get("stage_time_share"), summary.get("compute_by_kind")
+    if stages is None or kinds is None:
+        measured = breakdown(record)
+        stages, kinds = measured.stage_time_share, measured.compute_by_kind
+    step_time_s = float(summary["step_time_s"])
+    return {
+        "origin_s": measured_window_ps(record)[0] / 1e12,
+        "time_share": time_share_figure(summary["time_share"], stages, step_time_s),
+        "timeline": packed_timeline(record),
+        "memory": memory_figures(record),
+        "links": link_figure(record),
+        "critical_path": ranked_figure(
+            _critical(summary.get("critical_path", ())), "critical path"
+        ),
+        "kernels": ranked_figure(
+            [(kind.replace("_", " "), time_s, _KERNEL_COLOUR) for kind, time_s in kinds.items()],
+            "time per step",
+        ),
+    }
+
+
+def _critical(path: Iterable[Mapping[str, Any]]) -> list[tuple[str, float, str]]:
+    """Return the parts of the critical path as bars; parts of the same name are added up."""
+    bars: dict[tuple[str, str], float] = {}
+    for part in path:
+        what, category = str(part["what"]), str(part["category"])
+        shown = palette.words(category)
+        words = what if what.lower() == shown else f"{what} ({shown})"
+        bars[words, palette.colour(category)] = bars.get(
+            (words, palette.colour(category)), 0.0
+        ) + float(part["seconds"])
+    return [(words, seconds, colour) for (words, colour), seconds in bars.items()]

@@ -1,0 +1,167 @@
+"""The spans of representative ranks, packed so that the page can draw any stretch of time.
+
+The page merges what is too narrow to see, for the stretch of time that is in view; every span that
+is packed here can be zoomed to.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from desim.analyze.choose import drawn_classes
+from desim.analyze.distinct import distinct
+from desim.record import LANES, PHASES
+from desim.report import palette
+from desim.units import show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from desim.record import Record, Spans
+
+#: Rank classes on the page, and spans in it: about 14 bytes each, a third more as text.
+MAX_CLASSES = 16
+MAX_SPANS = 210_000
+_COMPUTE = LANES.index("compute")
+#: Lane -> row of its class on the timeline.
+_ROW_OF = {
+    lane: "pp" if lane.startswith("pp") else "host copy" if lane in ("h2d", "d2h") else lane
+    for lane in LANES
+}
+_ROWS = tuple(dict.fromkeys(_ROW_OF.values()))
+_ROW_INDEX = np.array([_ROWS.index(_ROW_OF[lane]) for lane in LANES])
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What is drawn of one class: tasks and waits, by row and start; `label` indexes texts."""
+
+    row: NDArray[np.int64]
+    start_ps: NDArray[np.int64]
+    end_ps: NDArray[np.int64]
+    label: NDArray[np.int64]
+    micro_batch: NDArray[np.int64]
+    layer: NDArray[np.int64]
+
+
+def packed_timeline(record: Record) -> dict[str, Any]:
+    """Return rows, labels and the packed columns of the timeline, ready for JSON."""
+    chosen = drawn_classes(record, MAX_CLASSES)
+    labels: list[dict[str, Any]] = []
+    drawn = [_of_class(record, record.spans_of(index), labels) for index in chosen]
+    for same in (("layer",), ()):
+        if sum(len(one.row) for one in drawn) > MAX_SPANS:
+            drawn = [_coarsened(one, labels, by_layer=bool(same)) for one in drawn]
+    rows = []
+    offset = 0
+    for index, one in zip(chosen, drawn, strict=True):
+        for row in np.unique(one.row).tolist():
+            count = int(np.count_nonzero(one.row == row))
+            rows.append({"class": index, "lane": _ROWS[row], "first": offset, "count": count})
+            offset += count
+    classes = {
+        index: {
+            "stage": record.classes[index].stage,
+            "rank": record.classes[index].representative,
+            "ranks": record.classes[index].count,
+        }
+        for index in chosen
+    }
+    return {"rows": rows, "classes": classes, "labels": labels, **_columns(drawn)}
+
+
+def _of_class(record: Record, spans: Spans, labels: list[dict[str, Any]]) -> _Drawn:
+    """Return tasks and waits of a class and append their texts to `labels`."""
+    waits = np.flatnonzero((spans.start_ps > spans.ready_ps) & (spans.lane != _COMPUTE))
+    columns = (spans.lane, spans.name, spans.phase, spans.group, spans.size_bytes)
+    first, inverse = distinct(*columns)
+    base = len(labels)
+    texts = [_label(record, spans, row) for row in first.tolist()]
+    labels += texts + [{**text, "wait": 1, "colour": palette.WAIT} for text in texts]
+    row = _ROW_INDEX[spans.lane]
+    row = np.append(row, row[waits])
+    start = np.append(spans.start_ps, spans.ready_ps[waits])
+    order = np.lexsort((start, row))
+    return _Drawn(
+        row=row[order],
+        start_ps=start[order],
+        end_ps=np.append(spans.end_ps, spans.start_ps[waits])[order],
+        label=base + np.append(inverse, inverse[waits] + len(first))[order],
+        micro_batch=np.append(spans.micro_batch, spans.micro_batch[waits])[order].astype(np.int64),
+        layer=np.append(spans.layer, spans.layer[waits])[order].astype(np.int64),
+    )
+
+
+def _label(record: Record, spans: Spans, row: int) -> dict[str, Any]:
+    lane, phase, group = LANES[spans.lane[row]], PHASES[spans.phase[row]], int(spans.group[row])
+    computing = lane == "compute"
+    label = {
+        "name": record.names[spans.name[row]],
+        "phase": phase,
+        "colour": palette.PHASES[phase] if computing else palette.LANES[_ROW_OF[lane]],
+        "key": phase if computing else _ROW_OF[lane],
+    }
+    if group >= 0:
+        size = show(float(spans.size_bytes[row]), "bytes")
+        label["more"] = f"{size}, group {record.groups[group]}"
+    return label
+
+
+def _coarsened(one: _Drawn, labels: list[dict[str, Any]], *, by_layer: bool) -> _Drawn:
+    """Join neighbours of one row, colour, micro-batch and (if asked) layer."""
+    if not len(one.row):
+        return one
+    colours = [label["colour"] for label in labels]
+    codes = {colour: code for code, colour in enumerate(dict.fromkeys(colours))}
+    colour = np.array([codes[name] for name in colours])[one.label]
+    keys = [one.row, colour, one.micro_batch] + ([one.layer] if by_layer else [])
+    changes = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    first = np.flatnonzero(np.append(True, changes))
+    joined: dict[int, int] = {}
+    for old in np.unique(one.label[first]).tolist():
+        joined[old] = len(labels)
+        what = "tasks of one layer" if by_layer else "tasks of one pass"
+        labels.append({**labels[old], "name": what, "more": ""})
+    return _Drawn(
+        row=one.row[first],
+        start_ps=one.start_ps[first],
+        end_ps=np.maximum.reduceat(one.end_ps, first),
+        label=np.array([joined[old] for old in one.label[first].tolist()]),
+        micro_batch=one.micro_batch[first],
+        layer=one.layer[first] if by_layer else np.full(len(first), -1),
+    )
+
+
+def _columns(drawn: Sequence[_Drawn]) -> dict[str, Any]:
+    """Return the columns of all classes as base64 text, and what they are relative to."""
+    start = np.concatenate([one.start_ps for one in drawn])
+    end = np.concatenate([one.end_ps for one in drawn])
+    origin = int(start.min(initial=int(end.min(initial=0))))
+    # 32 bits hold the whole stretch of time in steps of this many picoseconds.
+    tick_ps = max(1, -(-(int(end.max(initial=0)) - origin) // (2**32 - 1)))
+    ticks = ((start - origin) // tick_ps).astype("<u4")
+    lengths = ((end - origin) // tick_ps).astype("<u4") - ticks
+    wide = {
+        "label": (np.concatenate([one.label for one in drawn]), "<u4"),
+        "mb": (np.concatenate([one.micro_batch for one in drawn]), "<i2"),
+        "layer": (np.concatenate([one.layer for one in drawn]), "<i2"),
+    }
+    narrow = {name: packed(column.astype(kind)) for name, (column, kind) in wide.items()}
+    return {
+        "origin_s": origin / 1e12,
+        "tick_s": tick_ps / 1e12,
+        "start": packed(ticks),
+        "length": packed(lengths),
+        **narrow,
+    }
+
+
+def packed(column: NDArray[Any]) -> str:
+    """Return the bytes of an array as base64 text."""
+    return base64.b64encode(column.tobytes()).decode()

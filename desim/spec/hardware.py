@@ -1,0 +1,126 @@
+"""Devices, fabrics and systems: what a cluster is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
+from pydantic import Field
+
+from desim.spec.base import (
+    Bytes,
+    BytesPerSecond,
+    BytesPerSecondOrNone,
+    FlopsPerSecond,
+    PositiveInt,
+    Seconds,
+    Share,
+    Spec,
+    Watts,
+)
+
+Dtype = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp4"]
+AttentionBackend = Literal["unfused", "flash1", "flash2", "flash3", "cudnn"]
+
+
+class AttentionEfficiency(Spec):
+    """Shares of the dense peak that an attention backend reaches on long sequences."""
+
+    forward: Share
+    backward: Share
+
+
+class DeviceKernels(Spec):
+    """What kernels on a device reach, as constants of the device."""
+
+    gemm_efficiency: dict[Dtype, Share]
+    """Share of the dense peak that a large aligned GEMM sustains under the power cap."""
+    memory_efficiency: Share
+    """Share of the memory bandwidth that a long streaming kernel reaches."""
+    gemm_tile: tuple[PositiveInt, PositiveInt] = Field(strict=False)
+    """Rows and columns of the output tile of the GEMM kernels that large shapes use."""
+    floor_s: Seconds = Field(alias="floor")
+    """Shortest time between the starts of two dependent kernels of one stream."""
+    attention: dict[AttentionBackend, AttentionEfficiency]
+    """Fused backends that exist for the device; `unfused` is made of GEMMs and needs no entry."""
+
+
+class DeviceCommunication(Spec):
+    """What communication kernels take from the kernels beside them, and lose to them."""
+
+    nvlink_sms: Annotated[int, Ge(0)]
+    """Streaming multiprocessors that a collective inside the NVLink domain holds."""
+    network_sms: Annotated[int, Ge(0)]
+    """Streaming multiprocessors that a collective or send/recv between nodes holds."""
+    nvls_sms: Annotated[int, Ge(0)] = 0
+    """Streaming multiprocessors that an in-switch (NVLS) collective holds."""
+    beside_compute: Share
+    """Bandwidth of a collective that runs beside compute, as a share of its bandwidth alone."""
+
+
+class Device(Spec):
+    """An accelerator."""
+
+    name: str
+    source: str
+    sms: PositiveInt
+    memory_bytes: Bytes = Field(alias="memory")
+    memory_bytes_per_s: BytesPerSecond = Field(alias="memory_bandwidth")
+    peak_flops_per_s: dict[Dtype, FlopsPerSecond] = Field(alias="peak")
+    """Dense peak by dtype, without sparsity, at the boost clock."""
+    power_w: Watts = Field(alias="power")
+    nvlink_bytes_per_s: BytesPerSecondOrNone = Field(alias="nvlink")
+    """NVLink bandwidth of one device in one direction; 0 for a device without NVLink."""
+    pcie_bytes_per_s: BytesPerSecond = Field(alias="pcie")
+    """Bandwidth between host and device in one direction."""
+    kernels: DeviceKernels
+    communication: DeviceCommunication
+
+
+class Fabric(Spec):
+    """The network between nodes."""
+
+    name: str
+    source: str
+    topology: Literal["rail", "fat_tree"]
+    """`rail`: NIC i of every node of a pod on leaf i; `fat_tree`: a node's NICs on one leaf."""
+    nic_bytes_per_s: BytesPerSecond = Field(alias="nic")
+    """Bandwidth of one NIC in one direction."""
+    efficiency: Share
+    """Share of the NIC bandwidth that large NCCL messages reach."""
+    radix: Annotated[int, Ge(4)]
+    """Ports of one switch at the NIC's rate; it sets how many spine levels a size needs."""
+    oversubscription: Annotated[float, Ge(1)] = 1.0
+    """Bandwidth into a leaf from below over its bandwidth upward."""
+    latency_s: Seconds = Field(alias="latency")
+    """One step of a ring or tree between nodes under one leaf, protocol included."""
+    hop_latency_s: Seconds = Field(alias="hop_latency")
+    """Added by each switch level that a step climbs above the leaf."""
+
+
+class System(Spec):
+    """Nodes of one kind of device joined by one fabric."""
+
+    name: str
+    source: str
+    device: Device
+    fabric: Fabric
+    devices_per_node: PositiveInt
+    nics_per_node: PositiveInt
+    nvlink_domain: PositiveInt
+    """Devices that NVLink joins; 1 where the devices of a node talk over PCIe alone."""
+    intra_node: Literal["nvswitch", "mesh", "pcie"]
+    nvls: bool
+    """Whether the NVSwitch reduces in the switch (NVLink SHARP; Hopper and later)."""
+    nvlink_latency_s: Seconds = Field(alias="nvlink_latency")
+    """One step of a ring inside the domain, protocol included."""
+    nvlink_efficiency: Share
+    """Share of the NVLink bandwidth that large NCCL messages reach."""
+    nvls_efficiency: Share = 1.0
+    """The same for in-switch collectives; of an all-reduce over n devices, (n + 1) / n of the bytes
+    leave each device."""
+    pcie_efficiency: Share = 0.85
+    """Share of the PCIe bandwidth that pinned copies reach."""
+    host_memory_bytes: Bytes = Field(alias="host_memory")
+    host_memory_bytes_per_s: BytesPerSecond = Field(alias="host_memory_bandwidth")
+    max_devices: Annotated[int, Ge(1), Lt(2**31)] | None = None

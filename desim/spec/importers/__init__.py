@@ -1,0 +1,1 @@
+"""Readers of model descriptions in formats of other projects."""

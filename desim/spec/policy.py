@@ -1,0 +1,88 @@
+"""Policies: the choices under study."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+from pydantic import Field, model_validator
+
+from desim.spec.base import Bytes, PositiveInt, Seconds, Spec
+from desim.spec.hardware import AttentionBackend
+
+
+class Overlap(Spec):
+    """What communication may run beside compute."""
+
+    grad_reduce: Literal["none", "bucketed"] = "bucketed"
+    """`none`: reduce after the last backward; `bucketed`: each bucket once it is complete."""
+    param_gather: Literal["none", "prefetch"] = "prefetch"
+    """ZeRO-1/2 parameters: gathered before the first forward, or bucket by bucket under it."""
+    tensor: Literal["none", "megatron"] = "megatron"
+    """`megatron`: in a column-parallel backward the input's all-gather runs under dgrad and the
+    gradient's reduce under wgrad; `none`: all tensor-parallel communication is exposed."""
+    pipeline: Literal["blocking", "async"] = "blocking"
+    """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted."""
+
+
+class Fsdp(Spec):
+    """How fully sharded data parallel (`parallel.zero: 3`) gathers and frees layers."""
+
+    prefetch: Annotated[int, Ge(0)] = 1
+    """Layers whose all-gather is issued ahead of the layer that computes."""
+    gathers_in_flight: PositiveInt = 2
+    """Gathered layers that may exist at once; the host waits before it issues one more."""
+    reshard_after_forward: bool = True
+    """Whether a layer's gathered parameters are freed after its forward pass."""
+
+
+AllReduce = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
+Gather = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
+AllToAll = Literal["auto", "pairwise", "two_level"]
+
+
+class Collectives(Spec):
+    """Algorithm per collective; `auto` lets the tuner choose for size and group as NCCL does.
+
+    The word `auto` may stand for the whole mapping.
+    """
+
+    all_reduce: AllReduce = "auto"
+    all_gather: Gather = "auto"
+    reduce_scatter: Gather = "auto"
+    all_to_all: AllToAll = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {} if value == "auto" else value
+
+
+class Policies(Spec):
+    """Choices that change when and how work is done, never what is computed."""
+
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
+    recompute: Literal["none", "selective", "full"] = "none"
+    """`selective`: core attention is recomputed in the backward pass; `full`: every layer."""
+    overlap: Overlap = Overlap()
+    bucket_bytes: Bytes = Field(alias="bucket", default=160e6)
+    """Size of a gradient bucket (40 M fp32 elements in Megatron-LM)."""
+    fsdp: Fsdp = Fsdp()
+    collectives: Collectives = Collectives()
+    split_p2p: bool = True
+    """Whether a stage sends its 1/tensor part (sequence parallel) or the whole activation."""
+    gradient_clipping: bool = True
+    """Whether the global gradient norm is all-reduced before the optimizer step."""
+    sync: Literal["grad_norm", "step", "none"] = "grad_norm"
+    """Where the host waits for the device: reading back the gradient norm, once at the end of the
+    step (loss logging), or never."""
+
+
+class Kernels(Spec):
+    """The software stack that provides the kernels."""
+
+    attention: AttentionBackend = "flash2"
+    fusion: Literal["eager", "apex", "compile", "te"] = "te"
+    cuda_graphs: bool = False
+    launch_s: Seconds | None = Field(alias="launch", default=None)
+    """Host time to launch one kernel; the stack's constant where left out."""

@@ -1,0 +1,1 @@
+"""Rules across the fields of a scenario, each one small function, run once its fields are valid."""

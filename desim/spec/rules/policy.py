@@ -1,0 +1,153 @@
+"""Rules of the policies: schedules, sharding, kernels, collectives and disturbances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from desim.spec.rules.finding import Finding, Rule, data_size, micro_batches, nearest_multiples
+from desim.spec.scenario import Scenario, SlowDevice
+from desim.spec.workload import Transformer
+
+_SCHEDULE = ("policies.schedule", "parallel.virtual_stages", "parallel.pipeline")
+_BATCH = (
+    "parallel.tensor", "parallel.context", "parallel.data", "cluster.devices",
+    "workload.global_batch", "workload.micro_batch",
+)  # fmt: skip
+
+
+def interleaving_fits(scenario: Scenario) -> Iterator[Finding]:
+    """Interleaved 1F1B needs stages, chunks, and micro-batches in rounds of the stages.
+
+    Narayanan et al. 2021 (arXiv 2104.04473), section 2.2.
+    """
+    parallel = scenario.parallel
+    if scenario.policies.schedule != "interleaved":
+        return
+    if parallel.pipeline < 2:
+        rule = "the interleaved schedule needs pipeline >= 2"
+        yield Finding("parallel.pipeline", rule, parallel.pipeline, "or set schedule: 1f1b")
+    if parallel.virtual_stages < 2:
+        rule = "the interleaved schedule needs virtual_stages >= 2"
+        hint = "nearest: 2, or set schedule: 1f1b"
+        yield Finding("parallel.virtual_stages", rule, parallel.virtual_stages, hint)
+
+
+def interleaving_rounds(scenario: Scenario) -> Iterator[Finding]:
+    """Interleaved 1F1B plays micro-batches in rounds of as many as there are stages."""
+    size, count = data_size(scenario), micro_batches(scenario)
+    stages = scenario.parallel.pipeline
+    if scenario.policies.schedule != "interleaved" or count is None or size is None:
+        return
+    if count % stages:
+        workload = scenario.workload
+        unit = workload.micro_batch * size
+        rule = (
+            "the interleaved schedule needs micro-batches in multiples of pipeline: "
+            f"{workload.global_batch} / ({workload.micro_batch} x {size}) = {count}, "
+            f"{count} / {stages} leaves {count % stages}"
+        )
+        hint = f"nearest: {nearest_multiples(workload.global_batch, unit * stages)}"
+        yield Finding("workload.global_batch", rule, workload.global_batch, hint)
+
+
+def virtual_stages_are_used(scenario: Scenario) -> Iterator[Finding]:
+    """Virtual stages belong to the interleaved schedule."""
+    count, schedule = scenario.parallel.virtual_stages, scenario.policies.schedule
+    if count > 1 and schedule != "interleaved":
+        text = f"virtual_stages has no effect under schedule {schedule} and is taken as 1"
+        hint = "schedule: interleaved uses it"
+        yield Finding("parallel.virtual_stages", text, count, hint, note=True)
+
+
+def sharding_fits_pipeline(scenario: Scenario) -> Iterator[Finding]:
+    """Sharded gradients or parameters would be moved once for every micro-batch of a pipeline."""
+    parallel = scenario.parallel
+    if parallel.pipeline == 1 or parallel.zero < 2:
+        return
+    count = micro_batches(scenario)
+    times = f"{count} times" if count else "once per micro-batch"
+    moved = "gradients reduce-scattered" if parallel.zero == 2 else "parameters gathered"
+    rule = (
+        f"zero: {parallel.zero} is not played with pipeline > 1: every stage would have its "
+        f"{moved} for each micro-batch ({times} a step instead of once)"
+    )
+    yield Finding("parallel.zero", rule, parallel.zero, "set zero: 1, or pipeline: 1")
+
+
+def attention_exists(scenario: Scenario) -> Iterator[Finding]:
+    """A fused attention backend needs kernels for the device."""
+    device, backend = scenario.cluster.system.device, scenario.kernels.attention
+    if not isinstance(scenario.workload.model, Transformer):
+        return
+    if backend != "unfused" and backend not in device.kernels.attention:
+        rule = f"this backend does not exist on {device.name}"
+        known = ", ".join([*device.kernels.attention, "unfused"])
+        yield Finding("kernels.attention", rule, backend, f"choose from {known}")
+
+
+def dtype_exists(scenario: Scenario) -> Iterator[Finding]:
+    """The compute format needs math units and an efficiency on the device."""
+    device, dtype = scenario.cluster.system.device, scenario.workload.precision.compute
+    known = [name for name in device.peak_flops_per_s if name in device.kernels.gemm_efficiency]
+    if dtype not in known:
+        rule = f"{device.name} does not compute in this format"
+        hint = f"choose from {', '.join(known)}"
+        yield Finding("workload.precision.compute", rule, dtype, hint)
+
+
+def nvls_exists(scenario: Scenario) -> Iterator[Finding]:
+    """In-switch collectives need a switch that reduces."""
+    system, pinned = scenario.cluster.system, scenario.policies.collectives
+    if system.nvls:
+        return
+    for name in ("all_reduce", "all_gather", "reduce_scatter"):
+        if getattr(pinned, name) == "nvls":
+            rule = f"{system.name} has no in-switch reduction (system.nvls: false)"
+            hint = "choose auto, ring, tree or hierarchical"
+            yield Finding(f"policies.collectives.{name}", rule, "nvls", hint)
+
+
+def disturbed_devices_exist(scenario: Scenario) -> Iterator[Finding]:
+    """A slow device is one of the job's."""
+    devices = scenario.cluster.devices
+    for place, disturbance in enumerate(scenario.disturb):
+        if isinstance(disturbance, SlowDevice) and disturbance.device >= devices:
+            rule = f"devices are numbered 0 to {devices - 1}"
+            path = f"disturb.{place}.device"
+            yield Finding(path, rule, disturbance.device, f"nearest: {devices - 1}")
+
+
+def nvlink_domain_fits(scenario: Scenario) -> Iterator[Finding]:
+    """NVLink joins whole nodes or even parts of one, by links that the device has."""
+    system = scenario.cluster.system
+    domain, per_node = system.nvlink_domain, system.devices_per_node
+    if max(domain, per_node) % min(domain, per_node):
+        rule = f"must divide devices_per_node ({per_node}) or be a multiple of it"
+        hint = f"nearest: {per_node}"
+        yield Finding("cluster.system.nvlink_domain", rule, domain, hint)
+    if domain > 1 and system.device.nvlink_bytes_per_s == 0:
+        rule = f"{system.device.name} has no NVLink"
+        yield Finding("cluster.system.nvlink_domain", rule, domain, "set nvlink_domain: 1")
+
+
+def nics_fit(scenario: Scenario) -> Iterator[Finding]:
+    """NICs are shared evenly by the devices of a node."""
+    system = scenario.cluster.system
+    nics, per_node = system.nics_per_node, system.devices_per_node
+    if max(nics, per_node) % min(nics, per_node):
+        rule = f"must divide devices_per_node ({per_node}) or be a multiple of it"
+        yield Finding("cluster.system.nics_per_node", rule, nics, f"nearest: {per_node}")
+
+
+RULES = (
+    Rule(interleaving_fits, _SCHEDULE),
+    Rule(interleaving_rounds, (*_SCHEDULE, *_BATCH)),
+    Rule(virtual_stages_are_used, _SCHEDULE),
+    Rule(sharding_fits_pipeline, ("parallel.zero", "parallel.pipeline")),
+    Rule(attention_exists, ("kernels.attention", "workload.model", "cluster.system.device")),
+    Rule(dtype_exists, ("workload.precision.compute", "cluster.system.device")),
+    Rule(nvls_exists, ("policies.collectives", "cluster.system.nvls")),
+    Rule(disturbed_devices_exist, ("disturb", "cluster.devices")),
+    Rule(nvlink_domain_fits, ("cluster.system",)),
+    Rule(nics_fit, ("cluster.system",)),
+)

@@ -1,0 +1,194 @@
+"""YAML text to located nodes, with every way a file can be unreadable refused in plain words.
+
+YAML 1.2: `1e9` is a number, `on` and a date are text, a key that stands twice is a mistake.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+from desim.errors import Mistake, SpecError
+from desim.spec.nodes import Node, Scalar
+
+MAX_FILE_BYTES = 1_000_000
+MAX_NODES = 50_000
+MAX_DEPTH = 40
+_TAG = "tag:yaml.org,2002:"
+
+
+def read_file(path: Path, mistakes: list[Mistake] | None = None) -> Node:
+    """Read one YAML (or JSON) file; raises SpecError naming the file for whatever is wrong.
+
+    Mistakes that leave something to read, such as a key that stands twice, go to `mistakes` where
+    it is given.
+    """
+    return read_text(_text(path), shown(path), mistakes)
+
+
+def shown(path: Path) -> str:
+    """Return `path` as messages show it: relative to the working directory where it lies below."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path).replace("\0", "?")
+
+
+def read_text(text: str, file: str, mistakes: list[Mistake] | None = None) -> Node:
+    """Read one YAML document; `file` is what messages call it, `mistakes` as in `read_file`."""
+    try:
+        root = YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark is not None else 0
+        problem = " ".join(str(part) for part in (error.context, error.problem) if part)
+        raise _refuse(file, f"is not valid YAML: {problem}", line=line) from None
+    except YAMLError as error:
+        first = str(error).splitlines()[0]
+        raise _refuse(file, f"is not valid YAML: {first}") from None
+    except (RecursionError, ValueError, OverflowError):
+        raise _refuse(file, "is not valid YAML: it is nested too deeply or malformed") from None
+    if root is None:
+        raise _refuse(file, "is empty", "write at least name, workload and cluster")
+    reader = _Reader(file)
+    node = reader.node(root, root.start_mark.line + 1, 0)
+    if mistakes is not None:
+        mistakes.extend(reader.mistakes)
+    elif reader.mistakes:
+        raise SpecError(reader.mistakes)
+    return node
+
+
+def _text(path: Path) -> str:
+    """Return the text of `path`, refused before reading where it cannot be a scenario."""
+    name = shown(path)
+    try:
+        if path.is_dir():
+            raise _refuse(name, "is a folder", "name a YAML file in it")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise _refuse(
+                name,
+                f"is too large to be a scenario: {size} bytes > {MAX_FILE_BYTES} bytes allowed",
+            )
+        data = _bounded(path, name)
+    except FileNotFoundError:
+        raise _refuse(name, "does not exist", _similar(path)) from None
+    except (OSError, ValueError) as error:
+        raise _refuse(name, f"cannot be read: {error}") from None
+    if b"\0" in data:
+        raise _refuse(name, "is a binary file, not YAML text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refuse(name, f"is not UTF-8 text (byte {error.start} cannot be read)") from None
+
+
+def _bounded(path: Path, name: str) -> bytes:
+    """Read at most the allowed size, also where the size is not known beforehand."""
+    if not path.is_file():
+        raise _refuse(name, "is not a regular file")
+    with path.open("rb") as stream:
+        return stream.read(MAX_FILE_BYTES)
+
+
+def _similar(path: Path) -> str:
+    """Suggest files of the same folder with a name like the missing one."""
+    import difflib
+
+    try:
+        names = [entry for entry in os.listdir(path.parent) if entry.endswith((".yaml", ".yml"))]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1) or difflib.get_close_matches(
+        f"{path.name}.yaml", names, n=1
+    )
+    return f"did you mean {path.parent / close[0]}?" if close else ""
+
+
+def _refuse(file: str, rule: str, hint: str = "", line: int = 0) -> SpecError:
+    return SpecError([Mistake(path="", rule=rule, hint=hint, file=file, line=line)])
+
+
+class _Reader:
+    """Turns composed YAML nodes into located plain values and gathers what is wrong with them."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.count = 0
+        self.mistakes: list[Mistake] = []
+
+    def node(self, node: object, line: int, depth: int) -> Node:
+        self.count += 1
+        if self.count > MAX_NODES or depth > MAX_DEPTH:
+            limit = f"{MAX_NODES} values" if self.count > MAX_NODES else f"{MAX_DEPTH} levels"
+            raise _refuse(
+                self.file,
+                f"holds more than {limit} once its aliases are expanded",
+                "write values out instead of nesting aliases",
+                line,
+            )
+        if isinstance(node, MappingNode):
+            return Node(self._mapping(node, depth), self.file, line)
+        if isinstance(node, SequenceNode):
+            items = [self.node(item, item.start_mark.line + 1, depth + 1) for item in node.value]
+            return Node(items, self.file, line)
+        assert isinstance(node, ScalarNode)
+        return Node(self._scalar(node), self.file, line)
+
+    def _mapping(self, node: MappingNode, depth: int) -> dict[str, Node]:
+        result: dict[str, Node] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, ScalarNode):
+                self._mistake("a key must be text", "a list or mapping", line)
+                continue
+            name = str(key.value)
+            below = self.node(value, line, depth + 1)
+            if name in result:
+                first = result[name].line
+                self._mistake(f"key stands twice (first in line {first})", name, line)
+            else:
+                result[name] = below
+        return result
+
+    def _scalar(self, node: ScalarNode) -> Scalar:
+        tag = str(node.tag)
+        text = str(node.value)
+        if tag == _TAG + "null":
+            return None
+        if tag == _TAG + "bool":
+            return text.lower() == "true"
+        try:
+            if tag == _TAG + "int":
+                return _integer(text)
+            if tag == _TAG + "float":
+                return _float(text)
+        except ValueError:
+            return text
+        if tag not in (_TAG + "str", _TAG + "timestamp"):
+            self._mistake("YAML tags are not used here", tag, node.start_mark.line + 1)
+        return text
+
+    def _mistake(self, rule: str, value: str, line: int) -> None:
+        self.mistakes.append(Mistake(path="", rule=rule, value=value, file=self.file, line=line))
+
+
+def _integer(text: str) -> int:
+    digits = text.replace("_", "").lstrip("+")
+    if len(digits) > 40:
+        raise ValueError("longer than any number in a scenario")
+    if digits[:2] in ("0x", "0o", "0b"):
+        return int(digits, 0)
+    return int(digits)
+
+
+def _float(text: str) -> float:
+    digits = text.replace("_", "").lower()
+    if digits.lstrip("+-") in (".inf", ".nan"):
+        return float(digits.replace(".", ""))
+    return float(digits)

@@ -1,0 +1,97 @@
+"""GEMM times: closed forms for whole waves, and orders that must hold."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from desim.kernels.gemm import alignment_factor, gemm_time
+from desim.models.op import Op
+from desim.spec.hardware import Device
+
+SIZE = st.integers(1, 20000)
+QUIET = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def gemm(m: int, n: int, k: int, batch: int = 1, variant: str = "forward") -> Op:
+    read, write = 2.0 * batch * (m * k + k * n), 2.0 * batch * m * n
+    shape = (m, n, k, batch)
+    return Op("gemm", "gemm", "bf16", 2.0 * batch * m * n * k, read, write, shape, variant)
+
+
+def test_whole_wave_of_the_device_tile(device: Device) -> None:
+    """100 tiles of 128 x 256 on 100 SMs with k = 8192 run at exactly the stated share."""
+    op = gemm(1280, 2560, 8192)
+    assert gemm_time(op, device).compute_s == pytest.approx(op.flops / (400e12 * 0.5))
+
+
+def test_one_tile_more_starts_a_wave(device: Device) -> None:
+    """A 101st tile costs more than the hundredth part; the library limits it to under a wave."""
+    whole = gemm_time(gemm(1280, 2560, 8192), device).compute_s
+    more = gemm_time(gemm(1281, 2560, 8192), device).compute_s
+    assert 1.01 * whole < more <= 2 * whole
+
+
+def test_memory_bound_product(device: Device) -> None:
+    """A row times a matrix reads the matrix once."""
+    op = gemm(1, 16384, 16384)
+    time = gemm_time(op, device)
+    assert time.alone_s == pytest.approx((op.read_bytes + op.write_bytes) / 1e12 + 2e-6, rel=0.05)
+
+
+@QUIET
+@given(m=SIZE, n=SIZE, k=SIZE, gain=st.floats(1.0, 4.0))
+def test_more_of_a_resource_is_never_slower(
+    device: Device, m: int, n: int, k: int, gain: float
+) -> None:
+    op = gemm(m, n, k)
+    before = gemm_time(op, device).alone_s
+    peaks = {name: value * gain for name, value in device.peak_flops_per_s.items()}
+    faster = device.model_copy(update={"peak_flops_per_s": peaks})
+    assert gemm_time(op, faster).alone_s <= before * (1 + 1e-12)
+    wider = device.model_copy(update={"memory_bytes_per_s": device.memory_bytes_per_s * gain})
+    assert gemm_time(op, wider).alone_s <= before * (1 + 1e-12)
+
+
+@QUIET
+@given(m=SIZE, n=SIZE, k=SIZE)
+def test_never_above_the_stated_share(device: Device, m: int, n: int, k: int) -> None:
+    """Only k beyond the reference may beat it, by the pipeline's share (1.6 %)."""
+    op = gemm(m, n, k)
+    assert gemm_time(op, device).compute_s >= op.flops / (400e12 * 0.5) / (1 + 128 / 8192)
+
+
+@QUIET
+@given(
+    m=st.integers(512, 8192),
+    n=st.integers(512, 8192),
+    k=st.integers(512, 8192),
+    variant=st.sampled_from(["forward", "dgrad", "wgrad"]),
+)
+def test_padding_to_64_never_slows_the_math(
+    device: Device, m: int, n: int, k: int, variant: str
+) -> None:
+    """Contiguous dimensions rounded up to 64 fill the same tiles at a rate at least as high."""
+    padded = [-(-size // 64) * 64 for size in (m, n, k)]
+    unpadded = gemm_time(gemm(m, n, k, variant=variant), device).compute_s
+    aligned = gemm_time(gemm(*padded, variant=variant), device).compute_s
+    # k grows by up to 63 steps, which is work that the unpadded product does not have.
+    assert aligned <= unpadded * (padded[2] + 128) / (k + 128) * (1 + 1e-9)
+
+
+def test_alignment_looks_at_contiguous_dimensions() -> None:
+    assert alignment_factor(gemm(1001, 1024, 1024)) == 1.0
+    assert alignment_factor(gemm(1001, 1024, 1024, variant="wgrad")) < 1.0
+    assert alignment_factor(gemm(1024, 1024, 1001, variant="wgrad")) == 1.0
+    shares = [alignment_factor(gemm(1024, 1024 + extra, 1024)) for extra in (0, 32, 16, 8, 4, 2, 1)]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_batch_fills_the_device(device: Device) -> None:
+    """One small product leaves SMs idle; a hundred of them take far less than a hundred times."""
+    one = gemm_time(gemm(128, 128, 256), device).compute_s
+    many = gemm_time(gemm(128, 128, 256, batch=100), device).compute_s
+    assert many < 20 * one

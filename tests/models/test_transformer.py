@@ -1,0 +1,173 @@
+"""Layers of a transformer: collectives, kernels of each fusion level, refusals."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from desim.errors import SpecError
+from desim.models.op import Layer, Module
+from desim.models.shard import Shard
+from desim.models.transformer import build_transformer, transformer_block
+from desim.spec.policy import Kernels
+from desim.spec.workload import Precision, Transformer
+
+MODEL = Transformer(
+    family="transformer",
+    name="small",
+    source="test",
+    layers=4,
+    hidden=1024,
+    heads=16,
+    kv_heads=4,
+    head_dim=64,
+    ffn=2816,
+    gated=True,
+    vocab=32000,
+)
+TOKENS_BYTES = 2 * 512 * 1024 * 2  # micro-batch x sequence x hidden x 16 bit
+
+
+def cut(
+    tensor: int = 1,
+    sequence: bool = True,
+    context: int = 1,
+    compute: str = "bf16",
+    length: int = 512,
+    **kernels: str,
+) -> Shard:
+    precision = Precision(compute=compute)  # type: ignore[arg-type]
+    chosen = Kernels(**kernels)  # type: ignore[arg-type]
+    return Shard(tensor, sequence, context, 1, 2, length, precision, chosen)
+
+
+def module(layer: Layer, name: str) -> Module:
+    return next(m for m in layer.modules if m.name == name)
+
+
+def comms(one: Module) -> dict[str, list[str]]:
+    places = ("pre_forward", "post_forward", "pre_backward", "pre_wgrad", "post_dgrad")
+    return {p: [c.collective for c in getattr(one, p)] for p in places if getattr(one, p)}
+
+
+def traffic(layer: Layer) -> float:
+    return sum(
+        op.read_bytes + op.write_bytes
+        for m in layer.modules
+        for op in (*m.forward, *m.dgrad, *m.wgrad)
+    )
+
+
+def test_blocks_are_one_object() -> None:
+    layers = build_transformer(MODEL, cut())
+    assert [layer.kind for layer in layers] == ["embedding", *["block"] * 4, "head"]
+    assert all(block is layers[1] for block in layers[1:5])
+
+
+def test_sequence_parallel_collectives() -> None:
+    layers = build_transformer(MODEL, cut(4))
+    column = {
+        "pre_forward": ["all_gather"],
+        "pre_wgrad": ["all_gather"],
+        "post_dgrad": ["reduce_scatter"],
+    }
+    row = {"post_forward": ["reduce_scatter"], "pre_backward": ["all_gather"]}
+    block = layers[1]
+    assert comms(module(block, "qkv")) == comms(module(block, "gate_up")) == column
+    assert comms(module(block, "projection")) == comms(module(block, "down")) == row
+    assert comms(module(layers[0], "embedding")) == row
+    assert comms(module(layers[-1], "lm_head")) == column
+    assert comms(module(layers[-1], "cross_entropy")) == {"post_forward": ["all_reduce"] * 3}
+    sizes = {c.size_bytes for m in block.modules for c in (*m.pre_forward, *m.post_forward)}
+    assert sizes == {TOKENS_BYTES}
+
+
+def test_tensor_parallel_collectives_without_sequence() -> None:
+    block = transformer_block(MODEL, cut(4, sequence=False))
+    assert comms(module(block, "qkv")) == {"post_dgrad": ["all_reduce"]}
+    assert comms(module(block, "down")) == {"post_forward": ["all_reduce"]}
+
+
+def test_one_rank_needs_no_collective() -> None:
+    for layer in build_transformer(MODEL, cut()):
+        assert not any(comms(m) for m in layer.modules)
+
+
+def test_context_parallel_gathers_keys_and_values() -> None:
+    """K and V of the whole sequence: 2 x tokens x kv heads of the rank x head dimension x 2 B."""
+    attention = module(transformer_block(MODEL, cut(2, context=4)), "attention")
+    (gather,) = attention.pre_forward
+    assert (gather.group, gather.size_bytes) == ("cp", 2 * 2 * 512 * 2 * 64 * 2)
+    (scatter,) = attention.post_dgrad
+    assert (scatter.collective, scatter.size_bytes) == ("reduce_scatter", gather.size_bytes)
+    whole = module(transformer_block(MODEL, cut(2)), "attention")
+    assert attention.forward[0].flops == whole.forward[0].flops / 4
+
+
+def test_sharing_divides_gemm_work() -> None:
+    """Tensor x context ranks share all GEMM FLOPs of a block exactly."""
+    for tensor, context in itertools.product((1, 2, 4), (1, 2)):
+        for attention in ("flash2", "unfused"):
+            block = transformer_block(MODEL, cut(tensor, context=context, attention=attention))
+            whole = transformer_block(MODEL, cut(attention=attention))
+            flops = [
+                sum(
+                    op.flops
+                    for m in layer.modules
+                    for op in (*m.forward, *m.dgrad, *m.wgrad)
+                    if op.kind in ("gemm", "attention")
+                )
+                for layer in (block, whole)
+            ]
+            assert flops[0] * tensor * context == pytest.approx(flops[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("attention", ["flash2", "unfused"])
+@pytest.mark.parametrize("position", ["rope", "none"])
+def test_fusion_never_adds_traffic_or_kernels(attention: str, position: str) -> None:
+    model = MODEL.model_copy(update={"position": position, "dropout": 0.1})
+    bytes_moved, kernels = [], []
+    for fusion in ("te", "apex", "eager"):
+        layers = build_transformer(model, cut(2, attention=attention, fusion=fusion))
+        bytes_moved.append(sum(traffic(layer) for layer in layers))
+        kernels.append(
+            sum(
+                len(m.forward) + len(m.dgrad) + len(m.wgrad)
+                for layer in layers
+                for m in layer.modules
+            )
+        )
+    assert bytes_moved == sorted(bytes_moved)
+    assert kernels == sorted(kernels)
+
+
+def test_weight_gradients_add_to_fp32() -> None:
+    """Fused accumulation reads and writes 4 B per parameter; eager writes 2 B and adds apart."""
+    fused = module(transformer_block(MODEL, cut()), "down")
+    (wgrad,) = fused.wgrad
+    assert wgrad.write_bytes == 4 * fused.parameters
+    assert wgrad.read_bytes == 4 * fused.parameters + 2 * 1024 * (1024 + 2816)
+    eager = module(transformer_block(MODEL, cut(fusion="eager")), "down")
+    product, add = eager.wgrad
+    assert product.write_bytes == 2 * eager.parameters
+    assert (add.read_bytes, add.write_bytes) == (6 * eager.parameters, 4 * eager.parameters)
+
+
+def test_fp8_operands() -> None:
+    down = module(transformer_block(MODEL, cut(compute="fp8")), "down")
+    cast, product = down.forward
+    assert (cast.kind, product.dtype) == ("cast", "fp8")
+    assert product.read_bytes == 1024 * 2816 + 2816 * 1024
+    assert product.write_bytes == 1024 * 1024 * 2
+
+
+def test_impossible_cuts_are_refused_together() -> None:
+    with pytest.raises(SpecError) as caught:
+        build_transformer(MODEL, cut(3, length=510, context=4))
+    assert [m.path for m in caught.value.mistakes] == [
+        "parallel.tensor",
+        "parallel.tensor",
+        "parallel.tensor",
+        "parallel.context",
+    ]

@@ -1,0 +1,144 @@
+"""The report page holds everything, and a browser draws it without complaint."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from desim.report import timeline
+from desim.report.page import write_report
+from desim.report.timeline import packed_timeline
+from tests.records import make_record
+from tests.report.test_summary import make_summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+_YAML = "name: llama70b_2048\nnote: </script><b>not markup</b>\n"
+
+
+def _written(tmp_path: Path, **size: int) -> Path:
+    record = make_record(**size)
+    write_report(record, make_summary(record), _YAML, tmp_path / "report.html")
+    return tmp_path / "report.html"
+
+
+def _columns(packed: dict[str, Any]) -> dict[str, np.ndarray]:
+    kinds = {"start": "<u4", "length": "<u4", "label": "<u4", "mb": "<i2", "layer": "<i2"}
+    return {
+        name: np.frombuffer(base64.b64decode(packed[name]), kind) for name, kind in kinds.items()
+    }
+
+
+def test_the_timeline_holds_every_span_and_wait() -> None:
+    """Unpacked, start and length of each row's spans are the record's, to a tick."""
+    record = make_record()
+    packed = packed_timeline(record)
+    columns = _columns(packed)
+    row = next(r for r in packed["rows"] if r["class"] == 1 and r["lane"] == "compute")
+    chosen = slice(row["first"], row["first"] + row["count"])
+    spans = record.spans_of(1)
+    expected = spans.start_ps[spans.lane == 0] / 1e12
+    found = packed["origin_s"] + columns["start"][chosen] * packed["tick_s"]
+    assert found == pytest.approx(expected, abs=2 * packed["tick_s"])
+    names = [packed["labels"][code]["name"] for code in columns["label"][chosen]]
+    assert names == [record.names[code] for code in spans.name[spans.lane == 0]]
+    total = sum(len(record.spans_of(index)) for index in range(2))
+    waits = sum("wait" in packed["labels"][code] for code in columns["label"])
+    assert waits > 0
+    assert sum(r["count"] for r in packed["rows"]) == len(columns["start"]) == total + waits
+
+
+@pytest.mark.parametrize("limit", [150, 10])
+def test_too_many_spans_are_joined(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Joined by layer, then by pass; no time is added outside of the first and last span."""
+    record = make_record()
+    whole = _columns(packed_timeline(record))
+    monkeypatch.setattr(timeline, "MAX_SPANS", limit)
+    packed = packed_timeline(record)
+    columns = _columns(packed)
+    assert len(columns["start"]) < len(whole["start"])
+    ends = [(c["start"] + c["length"]).max() for c in (whole, columns)]
+    assert ends[0] == ends[1]
+    assert columns["label"].max() < len(packed["labels"])
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    """One copy of plotly, no address to load from, user text escaped."""
+    text = _written(tmp_path).read_text()
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="(?!data:)', text)
+    assert "</script><b>not markup" not in text
+    data = json.loads(_DATA.search(text).group(1))  # type: ignore[union-attr]
+    assert set(data) >= {"time_share", "timeline", "memory", "links", "critical_path", "kernels"}
+    assert text.count("plotly.js v") == 1
+
+
+def test_a_record_without_links_memory_or_path(tmp_path: Path) -> None:
+    """What a run does not have is said, not drawn."""
+    record = make_record(stages=1)
+    bare = dataclasses.replace(record, links=(), memory=(), flows=())
+    summary = {**make_summary(record), "critical_path": []}
+    write_report(bare, summary, "", tmp_path / "report.html")
+    assert (tmp_path / "report.html").exists()
+
+
+def test_writing_is_fast_and_small(tmp_path: Path) -> None:
+    """170,000 spans: well under a second, and at most 4 MB more than plotly itself."""
+    record = make_record(stages=8, micro_batches=32, layers=66)
+    summary = {**make_summary(record), "stage_time_share": {}, "compute_by_kind": {}}
+    begin = time.perf_counter()
+    write_report(record, summary, _YAML, tmp_path / "report.html")
+    assert time.perf_counter() - begin < 1.5
+    assert (tmp_path / "report.html").stat().st_size < 9.2e6
+
+
+_PROBE = """
+<script>setTimeout(() => {
+  const count = (id, mark) => document.querySelectorAll(`#${id} ${mark}`).length;
+  const found = () => ({
+    time_share: count("time_share", ".bars .point"), timeline: count("timeline", ".bars .point"),
+    memory: count("memory", ".scatterlayer .trace"), links: count("links", ".hm image"),
+    critical_path: count("critical_path", ".bars .point"),
+    kernels: count("kernels", ".bars .point"),
+  });
+  const whole = found();
+  Plotly.relayout("timeline", {"xaxis.range": [0.001, 0.0015]});
+  setTimeout(() => {
+    const texts = [...document.querySelectorAll("#timeline .bartext")].map((t) => t.textContent);
+    document.body.dataset.found = JSON.stringify({whole, zoomed: found().timeline, texts});
+  }, 500);
+}, 1000)</script>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs a Chromium browser")
+def test_a_browser_draws_it(tmp_path: Path) -> None:
+    """No console message, every figure drawn, and zooming in shows single kernels."""
+    path = _written(tmp_path)
+    path.write_text(path.read_text() + _PROBE)
+    command = [
+        str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,2400",
+        "--virtual-time-budget=6000", "--dump-dom", path.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    match = re.search(r'data-found="([^"]*)"', done.stdout)
+    assert match is not None
+    found = json.loads(match.group(1).replace("&quot;", '"'))
+    assert min(found["whole"].values()) > 0, found["whole"]
+    assert 0 < found["zoomed"] < found["whole"]["timeline"]
+    assert "attention" in found["texts"]

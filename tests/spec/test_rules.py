@@ -1,0 +1,156 @@
+"""Rules across fields: arithmetic in the message, the nearest valid choice beside it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.spec.conftest import Load, Refuse
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "rule", "hint"),
+    [
+        (["parallel.data=7"], "parallel.data", "2 x 1 x 4 x 7 = 56, not 64", "set data: 8"),
+        (
+            ["parallel.data=7", "parallel.pipeline=5"],
+            "parallel.data",
+            "2 x 1 x 5 x 7 = 70, not 64",
+            "pipeline: 4 or 8",
+        ),
+        (["parallel.pipeline=3"], "parallel", "64 / 6 leaves 4", "pipeline: 2 or 4"),
+        (["cluster.devices=60"], "cluster.devices", "60 / 8 leaves 4", "56 or 64"),
+        (
+            ["workload.global_batch=60"],
+            "workload.global_batch",
+            "1 x 8 = 8, 60 / 8 leaves 4",
+            "56 or 64",
+        ),
+        (["workload.global_batch=4"], "workload.global_batch", "4 / 8 leaves 4", "nearest: 8"),
+        (
+            ["workload.model.layers=30"],
+            "parallel.pipeline",
+            "30 / 4 leaves 2",
+            "pipeline: 3 or 5, or give stage_layers: 4 numbers that add up to 30",
+        ),
+        (
+            ["parallel.stage_layers=[8, 8, 8]"],
+            "parallel.stage_layers",
+            "one number for each of 4 stages, not 3",
+            "",
+        ),
+        (
+            ["parallel.stage_layers=[8, 8, 8, 7]"],
+            "parallel.stage_layers",
+            "32 layers, not 31",
+            "add 1",
+        ),
+        (
+            ["workload.model.kv_heads=5"],
+            "workload.model.kv_heads",
+            "32 / 5 leaves 2",
+            "nearest: 4 or 8",
+        ),
+        (["workload.model.ffn=11009"], "parallel.tensor", "11009 / 2 leaves 1", ""),
+        (
+            ["workload.sequence_length=4097"],
+            "workload.sequence_length",
+            "context x tensor = 2 (sequence parallel): 4097 / 2 leaves 1",
+            "4096 or 4098",
+        ),
+        (
+            ["parallel.context=2", "workload.sequence_length=4098"],
+            "workload.sequence_length",
+            "2 x context = 4: 4098 / 4 leaves 2",
+            "4096 or 4100",
+        ),
+        (["workload.sequence_length=1"], "workload.sequence_length", "must be given", "4096"),
+        (["parallel.expert=2"], "parallel.expert", "has no experts", "expert: 1"),
+        (["parallel.order=tp-pp"], "parallel.order", "must name each of", "tp-cp-ep-dp-pp"),
+        (["parallel.zero=3"], "parallel.zero", "parameters gathered", "zero: 1, or pipeline: 1"),
+        (["parallel.zero=2"], "parallel.zero", "(8 times a step instead of once)", "zero: 1"),
+        (
+            ["workload.precision.compute=fp4"],
+            "workload.precision.compute",
+            "H100-SXM-80GB does not compute in this format",
+            "bf16, fp8",
+        ),
+        (
+            ["cluster.system=dgx_a100_80_hdr200", "kernels.attention=flash3"],
+            "kernels.attention",
+            "does not exist on A100-SXM-80GB",
+            "flash1, flash2, unfused",
+        ),
+        (
+            ["cluster.system=dgx_a100_80_hdr200", "policies.collectives.all_reduce=nvls"],
+            "policies.collectives.all_reduce",
+            "no in-switch reduction",
+            "ring",
+        ),
+        (
+            ["cluster.system=a100_40_zionex", "cluster.devices=256"],
+            "cluster.devices",
+            "has 128 devices",
+            "at most 128",
+        ),
+        (
+            ["disturb=[{device: 64, compute: 0.5}]"],
+            "disturb.0.device",
+            "numbered 0 to 63",
+            "63",
+        ),
+        (["cluster.system.nics_per_node=3"], "cluster.system.nics_per_node", "8", "nearest: 8"),
+        (["cluster.system.nvlink_domain=3"], "cluster.system.nvlink_domain", "8", "nearest: 8"),
+    ],
+)
+def test_a_broken_rule(refuse: Refuse, changes: list[str], path: str, rule: str, hint: str) -> None:
+    mistakes = [m for m in refuse(*changes) if m.path == path]
+    assert any(rule in m.rule and hint in m.hint for m in mistakes), [str(m) for m in mistakes]
+
+
+def test_interleaving(refuse: Refuse, load: Load) -> None:
+    base = ["policies.schedule=interleaved", "parallel.virtual_stages=2"]
+    load(*base)
+    rounds = refuse(*base, "workload.global_batch=48")
+    assert [m.path for m in rounds] == ["workload.global_batch"]
+    assert "48 / (1 x 8) = 6, 6 / 4 leaves 2" in rounds[0].rule
+    assert rounds[0].hint == "nearest: 32 or 64"
+    single = refuse("policies.schedule=interleaved")
+    assert [m.path for m in single] == ["parallel.virtual_stages"]
+    flat = refuse(*base, "parallel.pipeline=1")
+    assert [m.path for m in flat] == ["parallel.pipeline"]
+    cut = refuse("policies.schedule=interleaved", "parallel.virtual_stages=3")
+    assert "32 / 4 x 3 = 12 leaves 8" in cut[0].rule
+
+
+def test_kv_heads_may_be_fewer_than_tensor_ranks(load: Load, refuse: Refuse) -> None:
+    load("workload.model.kv_heads=4", "parallel.tensor=8", "parallel.pipeline=1")
+    mistakes = refuse(
+        "workload.model.heads=48", "workload.model.kv_heads=6",
+        "parallel.tensor=4", "workload.model.ffn=12288",
+    )  # fmt: skip
+    assert "kv_heads (6)" in mistakes[0].rule
+
+
+def test_notes_are_not_mistakes(load: Load) -> None:
+    wide = load("parallel.tensor=16", "parallel.pipeline=1")
+    assert any("reaches beyond the NVLink domain of 8" in note for note in wide.notes)
+    virtual = load("parallel.virtual_stages=2")
+    assert any("virtual_stages has no effect" in note for note in virtual.notes)
+    assert virtual.scenario.parallel.virtual_stages == 1
+    assert load().notes == ()
+
+
+def test_sharded_tensor_parallel_is_allowed(load: Load) -> None:
+    load("parallel.pipeline=1", "parallel.zero=3")
+
+
+def test_recommendation_models_are_data_parallel(refuse: Refuse) -> None:
+    changes = ["workload.model=dlrm_a", "workload.precision.compute=tf32", "parallel.zero=3"]
+    paths = {m.path for m in refuse(*changes)}
+    assert {"parallel.tensor", "parallel.pipeline", "parallel.zero"} <= paths
+    assert "workload.sequence_length" in paths
+
+
+def test_data_auto_is_replaced_by_its_number(load: Load) -> None:
+    assert load().scenario.parallel.data == 8
+    assert load().scenario.run.fold == "auto"
