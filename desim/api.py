@@ -48,11 +48,19 @@ def run(
         scenario, notes = loaded.scenario, loaded.notes
     plan = build_plan(scenario)
     record = simulate(plan, watch)
+    if scenario.disturb:
+        record.details["undisturbed"] = _undisturbed(scenario)
     summary = summarize(plan, record)
     warnings = _memory_warnings(scenario, record, summary)
     if warnings:
         summary["warnings"] = warnings
     return Result(scenario, record, summary, (*notes, *plan.notes))
+
+
+def _undisturbed(scenario: Scenario) -> Record:
+    """The record of the same job without its disturbances, which tells waiting from bubbles."""
+    calm = scenario.run.model_copy(update={"fold": "auto"})
+    return simulate(build_plan(scenario.model_copy(update={"disturb": (), "run": calm})))
 
 
 def _memory_warnings(scenario: Scenario, record: Record, summary: dict[str, Any]) -> list[str]:

@@ -142,6 +142,8 @@ class Record:
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     groups: tuple[str, ...]
+    group_members: tuple[tuple[int, ...], ...]
+    """Rank classes that meet in each group."""
     classes: tuple[RankClass, ...]
     spans_of: Callable[[int], Spans]
     causes_of: Callable[[int], Causes]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from desim.record import LANES, PHASES, Flow, LinkClass, Memory, RankClass, Record, Spans
+from desim.record import LANES, PHASES, Causes, Flow, LinkClass, Memory, RankClass, Record, Spans
 
 NAMES = (
     "qkv",
@@ -117,11 +117,17 @@ def make_record(
     spans = [make_spans(rank.rows) for rank in ranks]
     return Record(
         names=NAMES, kinds=KINDS, groups=GROUPS, classes=classes, spans_of=lambda c: spans[c],
+        group_members=tuple(tuple(range(stages)) for _ in GROUPS), causes_of=make_no_causes,
         links=_links(finish), memory=tuple(_memory(s, stages, spans[s]) for s in range(stages)),
         flows=tuple(flows), step_time_ps=finish, num_steps=1,
         num_tasks=replicas * sum(len(s) for s in spans), num_events=1000, simulate_wall_s=0.5,
         details={"device_memory_bytes": 80 * 2**30, "groups_across_stages": (3,)},
     )  # fmt: skip
+
+
+def make_no_causes(_: int) -> Causes:
+    """The synthetic record has no causes."""
+    raise AssertionError("the synthetic record has no causes")
 
 
 def _play(

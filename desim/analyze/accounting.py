@@ -44,12 +44,17 @@ _OPTIMIZER = PHASES.index("optimizer")
 
 
 def account(
-    spans: Spans, window_ps: tuple[int, int], across_stages: Collection[int] = ()
+    spans: Spans,
+    window_ps: tuple[int, int],
+    across_stages: Collection[int] = (),
+    scheduled_ps: Times | None = None,
 ) -> dict[str, int]:
     """Split the window of one rank into `CATEGORIES`, in picoseconds that sum to the window.
 
-    Spans that cross an edge of the window are cut. Waiting in a group that has members on several
-    pipeline stages (`across_stages`: such groups' indices) is waiting for the schedule: a bubble.
+    Spans that cross an edge of the window are cut. Waiting for a message, or in a group that has
+    members on several pipeline stages (`across_stages`: such groups' indices), is waiting for the
+    schedule: a bubble. `scheduled_ps` says how long each span waits in the same job without
+    disturbances; what goes beyond it is not the schedule's and counts as waiting.
     """
     result = dict.fromkeys(CATEGORIES, 0)
     begin, finish = window_ps
@@ -64,7 +69,10 @@ def account(
     ready = spans.ready_ps.clip(begin, finish)
     covered = merge(start[running], end[running])
     total = _measure(covered)
-    for category, begins, ends in _idle_causes(spans, ready, start, end, across_stages):
+    planned = np.minimum(
+        start, ready + (scheduled_ps if scheduled_ps is not None else start - ready)
+    )
+    for category, begins, ends in _idle_causes(spans, ready, planned, start, end, across_stages):
         if len(begins):
             covered = merge(np.append(covered[0], begins), np.append(covered[1], ends))
             before, total = total, _measure(covered)
@@ -92,7 +100,12 @@ def _kernel_times(
 
 
 def _idle_causes(
-    spans: Spans, ready: Times, start: Times, end: Times, across_stages: Collection[int]
+    spans: Spans,
+    ready: Times,
+    planned: Times,
+    start: Times,
+    end: Times,
+    across_stages: Collection[int],
 ) -> Iterable[tuple[str, Times, Times]]:
     """Yield (category, starts, ends) in order of precedence after computing."""
     for lane, category in EXPOSED.items():
@@ -102,8 +115,11 @@ def _idle_causes(
     scheduled = np.isin(spans.lane, _PIPELINE)
     if across_stages:
         scheduled |= np.isin(spans.group, list(across_stages))
-    for category, chosen in (("waiting", late & ~scheduled), ("bubble", late & scheduled)):
-        yield category, ready[chosen], start[chosen]
+    for category, begins, ends in (
+        ("waiting", np.where(scheduled, planned, ready), start),
+        ("bubble", ready, np.where(scheduled, planned, ready)),
+    ):
+        yield category, begins[late], ends[late]
 
 
 def _split_gaps(

@@ -11,6 +11,9 @@ from desim.record import PS_PER_S
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from desim.record import RankClass, Record
 
 
@@ -81,9 +84,11 @@ class Breakdown:
 def breakdown(record: Record) -> Breakdown:
     """Measure every rank class of a record, expanding the spans of one class at a time.
 
-    `record.details["groups_across_stages"]` lists the groups with members on several stages.
+    `record.details["groups_across_stages"]` lists the groups with members on several stages,
+    `record.details["undisturbed"]` is the record of the same job without disturbances, if any.
     """
     across = frozenset(record.details.get("groups_across_stages", ()))
+    scheduled = _scheduled_waits(record.details.get("undisturbed"))
     classes = []
     for index, rank_class in enumerate(record.classes):
         spans = record.spans_of(index)
@@ -91,9 +96,20 @@ def breakdown(record: Record) -> Breakdown:
         classes.append(
             ClassTime(
                 rank_class,
-                account(spans, window, across),
+                account(spans, window, across, scheduled.get(rank_class.stage)),
                 lane_busy(spans, window),
                 compute_by_kind(spans, window, record.kinds),
             )
         )
     return Breakdown(tuple(classes))
+
+
+def _scheduled_waits(undisturbed: Record | None) -> dict[int, NDArray[np.int64]]:
+    """How long each span of a stage waits where nothing is disturbed."""
+    waits: dict[int, NDArray[np.int64]] = {}
+    if undisturbed is not None:
+        for index, rank_class in enumerate(undisturbed.classes):
+            if rank_class.stage not in waits:
+                spans = undisturbed.spans_of(index)
+                waits[rank_class.stage] = spans.start_ps - spans.ready_ps
+    return waits

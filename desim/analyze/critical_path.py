@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from desim.analyze.accounting import CATEGORIES, EXPOSED
 from desim.record import LANES, PHASES
 
@@ -69,8 +71,6 @@ class _Walk:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._loaded: dict[int, _Class] = {}
-        self._last: dict[tuple[int, int, int], tuple[int, int]] = {}
-        self._indexed: set[int] = set()
         self._path: list[Link] = []
 
     def _spans(self, number: int) -> _Class:
@@ -115,20 +115,14 @@ class _Walk:
         return self._cause(number, at)
 
     def _latest(self, group: int, start: int, end: int) -> tuple[int, int] | None:
-        """The member of a collective that arrived last."""
-        key = (group, start, end)
-        for number in range(len(self._record.classes)):
-            if key in self._last:
-                break
-            if number in self._indexed:
-                continue
-            self._indexed.add(number)
-            spans = self._spans(number)
-            for i, ready in enumerate(spans.ready):
-                if spans.lane[i] and ready == spans.start[i]:
-                    self._last.setdefault((spans.group[i], ready, spans.end[i]), (number, i))
-        found = self._last.get(key)
-        return self._cause(*found) if found else None
+        """What held up the member of a collective that arrived last."""
+        for number in self._record.group_members[group]:
+            spans = self._record.spans_of(number)
+            same = (spans.group == group) & (spans.start_ps == start) & (spans.end_ps == end)
+            found = np.flatnonzero(same & (spans.ready_ps == start))
+            if len(found):
+                return self._cause(number, int(found[0]))
+        return None
 
     def _cause(self, number: int, at: int) -> tuple[int, int] | None:
         """The span whose end let this one begin; launch time in between is added."""

@@ -38,6 +38,7 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
         names=tuple(tables.names),
         kinds=tuple(tables.kinds),
         groups=_group_names(plan),
+        group_members=_group_members(plan, player),
         classes=classes,
         spans_of=observer.spans,
         causes_of=observer.causes,
@@ -314,11 +315,21 @@ def _group_names(plan: Plan) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _group_members(plan: Plan, player: Player) -> tuple[tuple[int, ...], ...]:
+    """Rank classes that meet in each group colour."""
+    members: list[dict[int, None]] = [{} for _ in range(plan.folding.groups.number)]
+    for rank in player.ranks:
+        for port in rank.ports:
+            if port is not None:
+                members[port[0].number][rank.index] = None
+    return tuple(tuple(found) for found in members)
+
+
 def _links(plan: Plan, player: Player, transfers: list[Transfer]) -> tuple[LinkClass, ...]:
     """Rate over time on one link of each class that was loaded."""
     if not player.moved:
         return ()
-    moved = np.array(player.moved, dtype=np.int64)
+    moved = np.array(player.moved, dtype=np.int64).reshape(-1, 4)
     topology, links = plan.wiring.topology, plan.folding.links
     by_link: dict[int, list[tuple[int, float]]] = {}
     for transfer in transfers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,13 @@ class Player:
     """Plays ranks until their programs end.
 
     `moved` collects (transfer number, start, end, rate in thousandths of a byte per second) of all
-    bytes moved; `messages` the two ends of every message as (rank, lane, task on the lane).
+    bytes moved, one after the other; `messages` the two ends of every message as (rank, lane, task on the lane).
     """
 
     def __init__(self, ranks: Sequence[Rank]) -> None:
         self.clock = Clock()
         self.ranks = ranks
-        self.moved: list[tuple[int, int, int, int]] = []
+        self.moved = array("q")
         self.messages: list[tuple[int, int, int, int, int, int]] = []
         self._links = SharedLinks(self.clock, self._observe)
 
@@ -47,7 +48,7 @@ class Player:
         return done / total if total else 1.0
 
     def _observe(self, transfer: Transfer, start: int, end: int, rate: int) -> None:
-        self.moved.append((transfer.number, start, end, rate))
+        self.moved.extend((transfer.number, start, end, rate))
 
     # Lanes
 

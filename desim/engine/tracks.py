@@ -55,15 +55,19 @@ class Score:
     task_of_kernel: list[int]
 
 
-def make_score(program: Program) -> Score:
-    """Cut a program into tracks."""
+def make_score(program: Program, *, whole: bool = True) -> Score:
+    """Cut a program into tracks; without `whole` every kernel is a segment of its own.
+
+    Both play the same times: runs of kernels only save events.
+    """
     lanes = [np.flatnonzero(program.lane == lane) for lane in range(len(LANES))]
     position = np.zeros(len(program), dtype=np.int64)
     for tasks in lanes:
         position[tasks] = np.arange(len(tasks))
     waits = program.waits
     host = program.host_waits
-    breaks = _compute_breaks(program, position, len(lanes[COMPUTE]))
+    kernels = len(lanes[COMPUTE])
+    breaks = _compute_breaks(program, position, kernels) if whole else np.arange(kernels + 1)
     tracks = []
     for lane, tasks in enumerate(lanes):
         first = breaks if lane == COMPUTE else np.arange(len(tasks) + 1)

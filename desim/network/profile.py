@@ -41,8 +41,7 @@ def send_profile(
     climbed = levels_climbed(topology, source, destination)
     far_s = system.fabric.latency_s + system.fabric.hop_latency_s * (climbed - 1.0)
     latency_s = np.where(climbed > 0, far_s, system.nvlink_latency_s)
-    held = system.device.communication
-    sms = held.network_sms if climbed.any() else held.nvlink_sms
+    sms = system.device.communication.message_sms
     loads = Loads(topology, len(source))
     loads.add(0, flow, link, np.ones(len(flow)))
     return loads.profile(latency_s, sms)

@@ -94,6 +94,7 @@ def make_context(scenario: Scenario) -> Context:
         tables=Tables(),
         launch_ps=round(software.launch_s * PS_PER_S),
         collective_launch_ps=round(software.collective_launch_s * PS_PER_S),
+        graph_launch_ps=round(software.graph_launch_s * PS_PER_S) if software.graphs else None,
     )
 
 

@@ -25,6 +25,8 @@ class Context:
     tables: Tables
     launch_ps: int
     collective_launch_ps: int
+    graph_launch_ps: int | None
+    """Host time to launch a captured pass; None where passes are launched kernel by kernel."""
 
     def emitter(self) -> Emitter:
         """A writer of templates."""

@@ -20,8 +20,8 @@ class Messages:
     `blocking`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
     result is sent and the next pass's input received, as one pair where both go to the same
     neighbour, and the host waits for the device after each (`batch_p2p_sync`). `async`: a receive
-    is posted one pass ahead and a send is not waited for. In the interleaved schedule a stage never
-    waits for its sends: with blocking sends around the ring of stages nobody would receive.
+    is posted one pass ahead and a send is not waited for. In the interleaved schedule a stage, and
+    its host, never waits for its sends: with blocking sends around the ring nobody would receive.
     """
 
     def __init__(
@@ -89,7 +89,9 @@ class Messages:
                 slot = self.receives(*following)
                 ahead = self._post(builder, following[0].micro_batch, slot, early=True)
             builder.wait(arrived)
-            if arrived and not self._async:
+            if arrived and self._interleaved and not self._async:
+                builder.host_wait(arrived)
+            elif arrived and not self._async:
                 builder.synchronize()
             place(item)
             send = self.sends(item, part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
+from desim.models.width import element_bytes
 from desim.models.optimizer import grad_norm_op, optimizer_ops, zero_gradients_op
 from desim.plan.buckets import (
     AwaitBuckets,
@@ -15,7 +16,7 @@ from desim.plan.buckets import (
     reduce_bucket,
 )
 from desim.plan.fsdp import ShardLayers
-from desim.plan.passes import Hooks, PassPolicy, backward_pass, forward_pass
+from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
 from desim.plan.pipeline import Messages
 from desim.plan.program import Program, ProgramBuilder
 from desim.plan.schedules import SCHEDULES
@@ -109,24 +110,44 @@ class StageStep:
         self._reduce_after(builder)
         builder.wait([builder.now(LANE["dp"])])
         builder.place(self._finish_gradients())
-        if self._policies.sync == "grad_norm":
+        if self._policies.sync == "grad_norm" and self._policies.gradient_clipping:
             builder.synchronize()
         builder.place(update)
         if self._policies.sync == "step":
             builder.synchronize()
 
+    @property
+    def _activation_bytes(self) -> float:
+        """Size of a micro-batch's activation between layers, over the whole tensor group."""
+        scenario = self._context.scenario
+        workload = scenario.workload
+        assert workload.model.family == "transformer"
+        tokens = workload.micro_batch * workload.sequence_length // scenario.parallel.context
+        return tokens * workload.model.hidden * element_bytes(workload.precision.compute)
+
+    def _receives(self, number: int, *, first: bool) -> bool:
+        """Whether chunk `number` receives its activation (or, not `first`, its gradient)."""
+        end = 0 if first else self._stages * len(self._chunks) - 1
+        return number * self._stages + self._stage != end
+
+    def _join_parts(self, emit: Emitter, number: int, *, first: bool) -> None:
+        """Gather a received activation that was sent in parts and is needed whole.
+
+        Under sequence parallelism it is needed in parts; else each tensor rank has received its
+        part (Megatron-LM's scatter-gather, Narayanan et al. 2021, section 4.1).
+        """
+        parallel = self._context.scenario.parallel
+        split = self._policies.split_p2p and not parallel.sequence and parallel.tensor > 1
+        if split and self._receives(number, first=first):
+            emit.phase = "forward" if first else "backward"
+            size = self._activation_bytes
+            exposed(emit, [Comm("tp", "all_gather", size, "received parts")])
+
     def _messages(self) -> Messages:
         """The stage's messages; an activation is split over the tensor group where it may be."""
-        scenario = self._context.scenario
-        parallel, workload = scenario.parallel, scenario.workload
-        model = workload.model
-        assert model.family == "transformer"
-        tokens = workload.micro_batch * workload.sequence_length // parallel.context
-        size = tokens * model.hidden * min(self._context.parameter_bytes, 2.0)
-        if workload.precision.compute in ("fp32", "tf32"):
-            size = tokens * model.hidden * 4.0
-        if parallel.sequence or self._policies.split_p2p:
-            size /= parallel.tensor
+        parallel = self._context.scenario.parallel
+        split = parallel.sequence or self._policies.split_p2p
+        size = self._activation_bytes / (parallel.tensor if split else 1)
         return Messages(
             self._context.emitter,
             size,
@@ -160,19 +181,20 @@ class StageStep:
 
     def _forward(self, number: int, *, awaits: bool) -> Template:
         chunk, buckets = self._chunks[number], self._buckets[number]
-        key = self._key(chunk, "forward", awaits)
+        key = self._key(chunk, "forward", awaits, self._receives(number, first=True))
         if key not in self._cache:
             hooks: list[Hooks] = []
             if awaits:
                 hooks.append(AwaitBuckets(buckets))
             emit = self._context.emitter()
+            self._join_parts(emit, number, first=True)
             forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
-            self._cache[key] = emit.finish()
+            self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
     def _backward(self, number: int, *, reduces: bool) -> Template:
         chunk, buckets = self._chunks[number], self._buckets[number]
-        key = self._key(chunk, "backward", reduces)
+        key = self._key(chunk, "backward", reduces, self._receives(number, first=False))
         if key not in self._cache:
             hooks: list[Hooks] = []
             if reduces and buckets:
@@ -180,8 +202,9 @@ class StageStep:
                     ReduceBuckets(buckets, self._collective, self._context.gradient_bytes)
                 )
             emit = self._context.emitter()
+            self._join_parts(emit, number, first=False)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
-            self._cache[key] = emit.finish()
+            self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
     @property

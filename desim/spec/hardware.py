@@ -51,7 +51,9 @@ class DeviceCommunication(Spec):
     nvlink_sms: Annotated[int, Ge(0)]
     """Streaming multiprocessors that a collective inside the NVLink domain holds."""
     network_sms: Annotated[int, Ge(0)]
-    """Streaming multiprocessors that a collective or send/recv between nodes holds."""
+    """Streaming multiprocessors that a collective between nodes holds."""
+    message_sms: Annotated[int, Ge(0)] = 2
+    """Streaming multiprocessors that a send or receive holds: NCCL's channels per peer."""
     nvls_sms: Annotated[int, Ge(0)] = 0
     """Streaming multiprocessors that an in-switch (NVLS) collective holds."""
     beside_compute: Share

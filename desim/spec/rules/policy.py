@@ -50,6 +50,16 @@ def interleaving_rounds(scenario: Scenario) -> Iterator[Finding]:
         yield Finding("workload.global_batch", rule, workload.global_batch, hint)
 
 
+def graphs_can_be_captured(scenario: Scenario) -> Iterator[Finding]:
+    """Inside a captured pass the host cannot wait, as FSDP's limit of gathers makes it."""
+    if scenario.kernels.cuda_graphs and scenario.parallel.zero == 3:
+        rule = (
+            "a captured pass cannot hold the host back, which parallel.zero: 3 does to keep "
+            f"{scenario.policies.fsdp.gathers_in_flight} gathers in flight"
+        )
+        yield Finding("kernels.cuda_graphs", rule, True, "set cuda_graphs: false or zero: 1")
+
+
 def virtual_stages_are_used(scenario: Scenario) -> Iterator[Finding]:
     """Virtual stages belong to the interleaved schedule."""
     count, schedule = scenario.parallel.virtual_stages, scenario.policies.schedule
@@ -143,6 +153,7 @@ RULES = (
     Rule(interleaving_fits, _SCHEDULE),
     Rule(interleaving_rounds, (*_SCHEDULE, *_BATCH)),
     Rule(virtual_stages_are_used, _SCHEDULE),
+    Rule(graphs_can_be_captured, ("kernels.cuda_graphs", "parallel.zero", "policies.fsdp")),
     Rule(sharding_fits_pipeline, ("parallel.zero", "parallel.pipeline")),
     Rule(attention_exists, ("kernels.attention", "workload.model", "cluster.system.device")),
     Rule(dtype_exists, ("workload.precision.compute", "cluster.system.device")),
