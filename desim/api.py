@@ -13,6 +13,7 @@ from desim.engine.simulate import simulate
 from desim.plan.build import build_plan
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
+from desim.spec.scenario import Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from desim.engine.play import Player
     from desim.record import Record
-    from desim.spec.scenario import Scenario
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
@@ -43,8 +43,8 @@ def run(
     finish.
     """
     notes: tuple[str, ...] = ()
-    if isinstance(scenario, (str, Path)) or not hasattr(scenario, "workload"):
-        loaded = load_scenario(scenario)  # type: ignore[arg-type]
+    if not isinstance(scenario, Scenario):
+        loaded = load_scenario(scenario)
         scenario, notes = loaded.scenario, loaded.notes
     plan = build_plan(scenario)
     record = simulate(plan, watch)
@@ -102,6 +102,7 @@ class Result:
         return memory_frame(self.record)
 
     def __str__(self) -> str:
+        """Return the summary as the command line prints it."""
         from desim.report.summary import render
 
         return render(self.summary, self.record, self.notes)

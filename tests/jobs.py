@@ -96,17 +96,14 @@ def with_system(
 
 
 def instant(scenario: Scenario) -> Scenario:
-    """The scenario with communication and launches that take no time to speak of."""
-    quick = with_system(
+    """The scenario with communication that takes no time to speak of and takes no SMs."""
+    return with_system(
         scenario,
         device={"nvlink_bytes_per_s": 1e24},
         communication={"nvlink_sms": 0, "network_sms": 0, "nvls_sms": 0, "beside_compute": 1.0},
         kernels={"floor_s": 0.0},
         fabric={"nic_bytes_per_s": 1e24, "latency_s": 0.0, "hop_latency_s": 0.0},
         nvlink_latency_s=0.0,
-    )
-    return quick.model_copy(
-        update={"kernels": quick.kernels.model_copy(update={"cuda_graphs": False, "launch_s": 0.0})}
     )
 
 
@@ -143,11 +140,22 @@ class Played:
         ]
 
 
-def play(scenario: Scenario, times: Callable[[Op], float | KernelTime] | None = None) -> Played:
-    """Plan and simulate; `times` replaces what every kernel takes alone."""
+def play(
+    scenario: Scenario,
+    times: Callable[[Op], float | KernelTime] | None = None,
+    *,
+    free_host: bool = False,
+) -> Played:
+    """Plan and simulate.
+
+    `times` replaces what every kernel takes alone; a host that is free issues tasks in no time.
+    """
     plan = build_plan(scenario)
     if times is not None:
         plan = replace(plan, kernel_times=tuple(_time(times(op)) for op in plan.context.tables.ops))
+    if free_host:
+        idle = [replace(p, host_ps=np.zeros_like(p.host_ps)) for p in plan.programs]
+        plan = replace(plan, programs=tuple(idle))
     return Played(plan, simulating.simulate(plan))
 
 

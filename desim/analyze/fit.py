@@ -37,7 +37,10 @@ def _variants(scenario: Scenario) -> Iterator[tuple[str, Scenario]]:
     for recompute in ("selective", "full"):
         if policies.recompute not in (recompute, "full"):
             changed = policies.model_copy(update={"recompute": recompute})
-            yield f"policies.recompute: {recompute}", scenario.model_copy(update={"policies": changed})
+            yield (
+                f"policies.recompute: {recompute}",
+                scenario.model_copy(update={"policies": changed}),
+            )
     if workload.micro_batch % 2 == 0:
         half = workload.micro_batch // 2
         smaller = workload.model_copy(update={"micro_batch": half})

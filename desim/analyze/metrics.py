@@ -48,7 +48,9 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
         "hfu": (flops + recomputed_flops(plan)) / step_s / devices / peak,
         "parameters": parameter_count(workload.model),
         "num_devices": devices,
-        "mesh": " ".join(f"{axis}{size}" for axis, size in plan.context.mesh.sizes.items() if size > 1),
+        "mesh": " ".join(
+            f"{axis}{size}" for axis, size in plan.context.mesh.sizes.items() if size > 1
+        ),
         "rank_classes": len(record.classes),
         "tasks": record.num_tasks,
         "events": record.num_events,

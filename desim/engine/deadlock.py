@@ -36,7 +36,9 @@ def _line(plan: Plan, rank: Rank, lane: int, names: list[str]) -> str:
     representative = int(plan.folding.ranks.first[rank.index])
     micro_batch = int(program.micro_batch[task])
     what = f"{names[int(program.name[task])]} (micro-batch {micro_batch})"
-    return f"rank {representative}, lane {LANES[lane]}, task {task} {what}: {_reason(rank, lane, at)}"
+    return (
+        f"rank {representative}, lane {LANES[lane]}, task {task} {what}: {_reason(rank, lane, at)}"
+    )
 
 
 def _reason(rank: Rank, lane: int, at: int) -> str:
@@ -45,7 +47,7 @@ def _reason(rank: Rank, lane: int, at: int) -> str:
     for needed, count in waits:
         if needed >= 0 and rank.done[needed] < count:
             return f"waits for task {count} of lane {LANES[needed]} ({rank.done[needed]} are done)"
-    if track.first_task[at] >= rank.issue_limit:
-        where = LANES[rank.host_lane]
-        return f"is not issued: the host waits for task {rank.host_count} of lane {where}"
+    host = rank.host
+    if track.first_task[at] >= host.limit:
+        return f"is not issued: the host waits for task {host.count} of lane {LANES[host.lane]}"
     return "waits at its rendezvous for members that never arrive"

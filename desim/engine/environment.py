@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from simpy import Environment
-from simpy.events import NORMAL, Event
+from simpy.events import NORMAL, Event, EventPriority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Runs after everything else of its instant: rates are solved once per instant.
-LATE = NORMAL + 1
+LATE = EventPriority(NORMAL + 1)
 
 
 class Clock(Environment):
@@ -20,6 +20,8 @@ class Clock(Environment):
     In floats 32 equal times added and one multiplied by 32 differ in the last bit; integers make
     ties exact, so that one representative and 32 ranks see the same order of events.
     """
+
+    _now: int
 
     def __init__(self) -> None:
         super().__init__(initial_time=0)

@@ -8,6 +8,7 @@ section 6.5.2), flows that are stopped elsewhere leave their share to the rest.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,13 +37,25 @@ class Flow:
         self.tick: Tick | None = None
 
 
+class Link:
+    """A link as a resource: the flows on it, each with the share that it takes at full speed."""
+
+    __slots__ = ("flows",)
+
+    def __init__(self) -> None:
+        self.flows: dict[Flow, float] = {}
+
+
 class SharedLinks:
-    """All links that more than one group can load at a time."""
+    """All links that more than one group can load at a time.
+
+    NVLink ports, PCIe lanes, NICs and the pooled uplinks of leaves and spines are all links.
+    """
 
     def __init__(self, clock: Clock, observe: Callable[[Transfer, int, int, int], None]) -> None:
         self._clock = clock
         self._observe = observe
-        self._on: dict[int, dict[Flow, float]] = {}
+        self._links: defaultdict[int, Link] = defaultdict(Link)
         self._changed: set[int] = set()
 
     def start(self, transfer: Transfer, done: Callable[[], None]) -> None:
@@ -50,7 +63,7 @@ class SharedLinks:
         flow = Flow(transfer, done)
         flow.since_ps = self._clock._now
         for link, use in transfer.uses:
-            self._on.setdefault(link, {})[flow] = use
+            self._links[link].flows[flow] = use
         self._touch(link for link, _ in transfer.uses)
 
     def _touch(self, links: Iterable[int]) -> None:
@@ -70,7 +83,7 @@ class SharedLinks:
         seen: dict[Flow, None] = {}
         todo, visited = sorted(links), set(links)
         while todo:
-            for flow in self._on.get(todo.pop(), ()):
+            for flow in self._links[todo.pop()].flows:
                 if flow not in seen:
                     seen[flow] = None
                     for link, _ in flow.transfer.uses:
@@ -99,8 +112,8 @@ class SharedLinks:
         flow: Flow = event.payload
         self._advance(flow, self._clock._now)
         for link, _ in flow.transfer.uses:
-            del self._on[link][flow]
-        freed = [link for link, _ in flow.transfer.uses if self._on[link]]
+            del self._links[link].flows[flow]
+        freed = [link for link, _ in flow.transfer.uses if self._links[link].flows]
         if freed:
             self._touch(freed)
         flow.done()

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from desim.network.topology import LINK_KINDS
+from desim.engine.expand import (
+    end_of_kernel,
+    host_releases,
+    issue_times,
+    kernel_times,
+    task_starts,
+    tasks_at,
+)
+from desim.engine.utilisation import link_classes
 from desim.plan.ledger import timed
 from desim.plan.tables import COMPUTE
-from desim.record import LANES, Causes, Flow, LinkClass, Memory, RankClass, Record, Spans
+from desim.record import LANES, Causes, Flow, Memory, RankClass, Record, Spans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,8 +28,6 @@ if TYPE_CHECKING:
     from desim.plan.build import Plan
 
 _KEPT_CLASSES = 64
-
-Times = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 
 
 def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float) -> Record:
@@ -42,7 +48,7 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
         classes=classes,
         spans_of=observer.spans,
         causes_of=observer.causes,
-        links=_links(plan, player, transfers),
+        links=link_classes(plan, player, transfers),
         memory=observer.memory(),
         flows=observer.flows(),
         step_time_ps=round(step_ps),
@@ -69,7 +75,7 @@ class _Observer:
 
     def _cut_time(self, rank: Rank, cut: int) -> int:
         count = rank.score.program.cuts[cut]
-        return _end_of_kernel(rank, count - 1)
+        return end_of_kernel(rank, count - 1)
 
     def rank_class(self, rank: Rank) -> RankClass:
         """Describe the class that `rank` represents."""
@@ -113,7 +119,7 @@ class _Observer:
         kernels = tracks[COMPUTE].tasks
         start[kernels], end[kernels] = kernel_times(rank)
         ready[kernels] = start[kernels]
-        alone[kernels] = np.diff(np.array(rank.timing.sums(0)))
+        alone[kernels] = np.diff(np.array(rank.device.timing.sums(0)))
         for lane in range(1, len(LANES)):
             log = np.array(rank.logs[lane], dtype=np.int64).reshape(-1, 3)
             tasks = tracks[lane].tasks
@@ -150,11 +156,11 @@ class _Observer:
             before[track.tasks[1:]] = track.tasks[:-1]
         waits = program.waits
         first = np.searchsorted(waits[:, 0], np.append(kept, kept[-1] + 1))
-        released, releaser = _host_releases(rank)
+        released, releaser = host_releases(rank)
         return Causes(
             before=np.maximum(before[kept] - offset, -1),
             first=first - first[0],
-            waited=np.maximum(_tasks_at(rank, waits[first[0] : first[-1]]) - offset, -1),
+            waited=np.maximum(tasks_at(rank, waits[first[0] : first[-1]]) - offset, -1),
             released_ps=released[kept],
             releaser=np.maximum(releaser[kept] - offset, -1),
         )
@@ -178,7 +184,7 @@ class _Observer:
                 program, entry = plan.programs[number], plan.ledgers[number]
                 peak = min(entry.peak_task, len(program) - 1)
                 peak_name = names[int(program.name[peak])]
-                made[number] = timed(entry, _task_starts(rank), peak_name)
+                made[number] = timed(entry, task_starts(rank), peak_name)
             result.append(made[number])
         return tuple(result)
 
@@ -197,92 +203,6 @@ class _Observer:
         return tuple(flows)
 
 
-def kernel_times(rank: Rank) -> Times:
-    """Start and end of every kernel of a rank, from the pieces in which they ran.
-
-    A piece (time, kernel, left, load) says that `kernel` runs from `time` for `left` more (-1: it
-    starts afresh) and that those after it follow at once under the same load, until the next piece.
-    """
-    pieces = np.array(rank.pieces, dtype=np.int64).reshape(-1, 4)
-    number = rank.tracks[COMPUTE].first[-1] if rank.tracks[COMPUTE].number else 0
-    start, end = np.zeros(number, np.int64), np.zeros(number, np.int64)
-    time, kernel, left, load = pieces.T
-    sums = np.array([rank.timing.sums(n) for n in range(len(rank.timing.loads))], dtype=np.int64)
-    begun = sums[load, kernel]
-    whole = sums[load, kernel + 1] - begun
-    fresh = left < 0
-    first_end = time + np.where(fresh, whole, left)
-    start[kernel[fresh]] = time[fresh]
-    following = np.append(kernel[1:], number)
-    # A piece covers its own kernel and those after it up to the next piece's kernel, whose end
-    # (and, if it starts afresh, start) the next piece overwrites.
-    count = np.maximum(following - kernel, 0)
-    piece = np.repeat(np.arange(len(pieces)), count)
-    step = np.arange(len(piece)) - np.repeat(np.cumsum(count) - count, count) + 1
-    k = kernel[piece] + step
-    inside = k < number
-    piece, k = piece[inside], k[inside]
-    base = first_end[piece] - sums[load[piece], kernel[piece] + 1]
-    later = base + sums[load[piece], k]
-    again = ~fresh[1:] if len(pieces) > 1 else np.zeros(0, bool)
-    continued = np.zeros(number, dtype=bool)
-    continued[kernel[1:][again]] = True
-    # The next piece's own kernel gets its start from here only if it was already running then.
-    own = (k == following[piece]) & ~continued[k]
-    start[k[~own]] = later[~own]
-    end[k] = base + sums[load[piece], k + 1]
-    end[kernel] = first_end
-    return start, end
-
-
-def _end_of_kernel(rank: Rank, kernel: int) -> int:
-    """End of one kernel: that of the last piece that begins at or before it."""
-    pieces = np.array(rank.pieces, dtype=np.int64).reshape(-1, 4)
-    time, first, left, load = pieces[np.searchsorted(pieces[:, 1], kernel, side="right") - 1]
-    sums = rank.timing.sums(int(load))
-    begun = sums[first + 1] - sums[first] if left < 0 else left
-    return int(time) + int(begun) + sums[kernel + 1] - sums[first + 1]
-
-
-def issue_times(rank: Rank) -> NDArray[np.int64]:
-    """When the host issued every task: its own pace, held back where it waited."""
-    issue = np.array(rank.score.issue_ps, dtype=np.int64)
-    task, shift = np.array([0, 0, *rank.host_log], dtype=np.int64).reshape(-1, 2).T
-    return issue + shift[np.searchsorted(task, np.arange(len(issue)), side="right") - 1]
-
-
-def _tasks_at(rank: Rank, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Task whose end reaches the mark of each row (task, lane, count)."""
-    result = np.empty(len(rows), dtype=np.int64)
-    for lane, track in enumerate(rank.tracks):
-        here = rows[:, 1] == lane
-        result[here] = track.tasks[rows[here, 2] - 1]
-    return result
-
-
-def _host_releases(rank: Rank) -> Times:
-    """When the host last had to wait before it issued each task, and for the end of which task."""
-    total = len(rank.score.program)
-    released, releaser = np.zeros(total, np.int64), np.full(total, -1, dtype=np.int64)
-    log = np.array(rank.host_log, dtype=np.int64).reshape(-1, 2)
-    if not len(log):
-        return released, releaser
-    issue = np.array([0, *rank.score.issue_ps], dtype=np.int64)
-    held = np.append(True, np.diff(log[:, 1]) > 0) & (log[:, 1] > 0)
-    task, shift = log[held].T
-    if not len(task):
-        return released, releaser
-    rows = rank.score.program.host_waits
-    # Of the marks that a task's issue waited for, the last one in the log released the host.
-    last = np.searchsorted(rows[:, 0], task, side="right") - 1
-    source = _tasks_at(rank, rows[last])
-    at = np.searchsorted(task, np.arange(total), side="right") - 1
-    known = at >= 0
-    released[known] = (shift + issue[task])[at[known]]
-    releaser[known] = source[at[known]]
-    return released, releaser
-
-
 def _across_stages(plan: Plan) -> list[int]:
     """Group colours with members on several pipeline stages, messages apart."""
     groups, wiring = plan.folding.groups, plan.wiring
@@ -293,15 +213,6 @@ def _across_stages(plan: Plan) -> list[int]:
         if len(np.unique(plan.program_of[members])) > 1 and not family.startswith("send"):
             found.append(number)
     return found
-
-
-def _task_starts(rank: Rank) -> NDArray[np.int64]:
-    starts = np.zeros(len(rank.score.program), dtype=np.int64)
-    starts[rank.tracks[COMPUTE].tasks] = kernel_times(rank)[0]
-    for lane in range(1, len(LANES)):
-        log = np.array(rank.logs[lane], dtype=np.int64).reshape(-1, 3)
-        starts[rank.tracks[lane].tasks] = log[:, 0]
-    return starts
 
 
 def _group_names(plan: Plan) -> tuple[str, ...]:
@@ -323,49 +234,3 @@ def _group_members(plan: Plan, player: Player) -> tuple[tuple[int, ...], ...]:
             if port is not None:
                 members[port[0].number][rank.index] = None
     return tuple(tuple(found) for found in members)
-
-
-def _links(plan: Plan, player: Player, transfers: list[Transfer]) -> tuple[LinkClass, ...]:
-    """Rate over time on one link of each class that was loaded."""
-    if not player.moved:
-        return ()
-    moved = np.array(player.moved, dtype=np.int64).reshape(-1, 4)
-    topology, links = plan.wiring.topology, plan.folding.links
-    by_link: dict[int, list[tuple[int, float]]] = {}
-    for transfer in transfers:
-        for link, use in transfer.uses:
-            capacity = float(topology.capacity_bytes_per_s[links.first[link]])
-            by_link.setdefault(link, []).append(
-                (transfer.number, use * capacity / transfer.rate_bytes_per_s)
-            )
-    result = []
-    for link, loads in sorted(by_link.items()):
-        per_byte = np.zeros(len(transfers))
-        for number, load in loads:
-            per_byte[number] = load
-        rows = moved[per_byte[moved[:, 0]] > 0]
-        if len(rows):
-            result.append(_link_class(plan, link, rows, per_byte))
-    return tuple(result)
-
-
-def _link_class(
-    plan: Plan, link: int, rows: NDArray[np.int64], per_byte: NDArray[np.float64]
-) -> LinkClass:
-    topology, links = plan.wiring.topology, plan.folding.links
-    first = int(links.first[link])
-    rate = rows[:, 3] / 1000 * per_byte[rows[:, 0]]
-    times, at = np.unique(np.concatenate([rows[:, 1], rows[:, 2]]), return_inverse=True)
-    change = np.zeros(len(times))
-    np.add.at(change, at[: len(rows)], rate)
-    np.add.at(change, at[len(rows) :], -rate)
-    level = np.cumsum(change)
-    level[np.abs(level) < 1e-6 * max(rate.max(), 1.0)] = 0.0
-    return LinkClass(
-        name=topology.name(first),
-        kind=LINK_KINDS[int(topology.kind[first])],
-        count=int(links.count[link]),
-        capacity_bytes_per_s=float(topology.capacity_bytes_per_s[first]),
-        time_ps=times,
-        rate_bytes_per_s=level,
-    )

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim.engine.deadlock import explain_deadlock
+from desim.engine.environment import Clock
 from desim.engine.observe import observe
 from desim.engine.play import Player
-from desim.engine.rank import Group, Rank
+from desim.engine.rank import Port, Rank
+from desim.engine.rendezvous import Group
 from desim.engine.timing import ALONE, KernelTimes, Timing
 from desim.engine.tracks import make_score
 from desim.engine.transfers import TransferTable
@@ -34,17 +36,17 @@ def simulate(plan: Plan, watch: Callable[[Player], None] | None = None) -> Recor
     """
     started = time.perf_counter()
     table = TransferTable(plan)
-    ranks = _make_ranks(plan, table)
-    player = Player(ranks)
+    clock = Clock()
+    player = Player(clock, _make_ranks(plan, table, clock))
     if watch is not None:
         watch(player)
     player.run()
-    if not all(rank.finished for rank in ranks):
-        raise DeadlockError(explain_deadlock(plan, ranks))
+    if not all(rank.finished for rank in player.ranks):
+        raise DeadlockError(explain_deadlock(plan, player.ranks))
     return observe(plan, player, table.transfers, time.perf_counter() - started)
 
 
-def _make_ranks(plan: Plan, table: TransferTable) -> list[Rank]:
+def _make_ranks(plan: Plan, table: TransferTable, clock: Clock) -> list[Rank]:
     scores = [make_score(program) for program in plan.programs]
     timings = _Timings(plan)
     ports = _Ports(plan, table)
@@ -53,7 +55,7 @@ def _make_ranks(plan: Plan, table: TransferTable) -> list[Rank]:
         number = int(plan.program_of[representative])
         timing = timings.of(representative, number)
         made = ports.of(representative, plan.programs[number])
-        ranks.append(Rank(index, scores[number], timing, made))
+        ranks.append(Rank(clock, index, scores[number], timing, made))
     return ranks
 
 
@@ -95,10 +97,10 @@ class _Ports:
         self._groups = [Group(number, count) for number, count in enumerate(need)]
         self._transfers: dict[tuple[int, int], Transfer] = {}
 
-    def of(self, rank: int, program: Program) -> list[tuple[Group, Transfer, int] | None]:
+    def of(self, rank: int, program: Program) -> list[Port | None]:
         """One entry per collective of the tables, None for those the rank takes no part in."""
         wiring, groups = self._plan.wiring, self._plan.folding.groups
-        ports: list[tuple[Group, Transfer, int] | None] = [None] * len(self._comms)
+        ports: list[Port | None] = [None] * len(self._comms)
         for number in np.unique(program.comm[program.comm >= 0]).tolist():
             slot = self._comms[number].slot
             group = int(wiring.group_of[slot, rank])

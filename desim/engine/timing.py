@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Load = tuple[int, int]
 ALONE: Load = (0, 0)
 _THOUSAND = 1000
+#: What kernels keep however much is held beside them.
+_LEAST = 0.1
 
 
 class KernelTimes:
@@ -40,8 +42,8 @@ class KernelTimes:
         """Seconds of every kernel under `load`."""
         if load not in self._cache:
             held, memory = load
-            left = max(self._sms - held, 1) / self._sms
-            bandwidth = max(_THOUSAND - memory, 1) / _THOUSAND
+            left = max(1 - held / self._sms, _LEAST)
+            bandwidth = max(1 - memory / _THOUSAND, _LEAST)
             busy = np.maximum(self._compute / left, self._memory / bandwidth)
             self._cache[load] = busy + self._floor
         return self._cache[load]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from desim.plan.tables import CommOp
     from desim.plan.wiring import Use
 
+#: Rates are kept in 64 bits as thousandths of a byte per second; 5 PB/s stands for any faster one.
+_FASTEST_BYTES_PER_S = 5e15
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transfer:
@@ -38,6 +41,8 @@ class Transfer:
     fixed_ps: int
     sms: int
     memory_permille: int
+    holds: bool
+    """Whether it takes SMs or memory bandwidth from the kernels beside it."""
 
     @property
     def alone_ps(self) -> int:
@@ -59,7 +64,9 @@ class TransferTable:
         self._lanes = _lanes_of_slots(plan)
         self.transfers: list[Transfer] = []
 
-    def _representative_loads(self) -> tuple[dict[tuple[int, int], dict[int, float]], dict[int, set[int]]]:
+    def _representative_loads(
+        self,
+    ) -> tuple[dict[tuple[int, int], dict[int, float]], dict[int, set[int]]]:
         """Load that each group colour puts on one link of each colour, by profile.
 
         Returns {(profile, group colour): {link colour: load}} and {link colour: group colours}.
@@ -90,7 +97,7 @@ class TransferTable:
         local = group - self._wiring.first[use.family]
         per_byte = float(profile.seconds_per_byte[local]) * use.scale
         flows = per_byte > 0 and comm.size_bytes > 0 and not use.light
-        rate = 1.0 / per_byte if flows else 0.0
+        rate = min(1.0 / per_byte, _FASTEST_BYTES_PER_S) if flows else 0.0
         system = self._plan.scenario.cluster.system
         limit = system.device.communication.beside_compute if comm.beside else 1.0
         uses = self._uses(use, colour, rate)
@@ -98,6 +105,7 @@ class TransferTable:
         if use.light:
             latency_s += comm.size_bytes * per_byte
         latency = round(latency_s * PS_PER_S)
+        memory = self._memory(use, rate * use.scale, profile.group, profile.load, local)
         transfer = Transfer(
             number=len(self.transfers),
             name=_name(comm, use),
@@ -109,7 +117,8 @@ class TransferTable:
             limit=limit,
             fixed_ps=self._fixed(comm, colour, uses, rate * limit, latency),
             sms=profile.sms,
-            memory_permille=self._memory(use, rate * use.scale, profile.group, profile.load, local),
+            memory_permille=memory,
+            holds=bool(profile.sms or memory),
         )
         self.transfers.append(transfer)
         return transfer
@@ -127,7 +136,12 @@ class TransferTable:
         )
 
     def _fixed(
-        self, comm: CommOp, colour: int, uses: tuple[tuple[int, float], ...], rate: float, latency: int
+        self,
+        comm: CommOp,
+        colour: int,
+        uses: tuple[tuple[int, float], ...],
+        rate: float,
+        latency: int,
     ) -> int:
         """Duration where the links are this collective's own, else -1.
 

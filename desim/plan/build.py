@@ -166,16 +166,20 @@ def _fold(
 
 
 def _group_colours(wiring: Wiring) -> NDArray[np.int64]:
-    """Start colour of a group: its family and the latencies of its profiles."""
+    """Start colour of a group: its family, and the latencies and times per byte of its profiles.
+
+    Profiles that only light collectives use have no edges to links that would tell groups apart.
+    """
     colour = np.zeros(wiring.num_groups, dtype=np.int64)
     for number, (family, rows) in enumerate(wiring.members.items()):
         at = wiring.first[family]
-        latencies = [
-            profile.latency_s
+        times = [
+            part
             for profile, owner in zip(wiring.profiles, wiring.profile_family, strict=True)
             if owner == family
+            for part in (profile.latency_s, profile.seconds_per_byte)
         ]
-        _, kind = np.unique(np.stack(latencies), axis=1, return_inverse=True)
+        _, kind = np.unique(np.stack(times), axis=1, return_inverse=True)
         colour[at : at + len(rows)] = number + len(wiring.members) * kind
     return colour
 
@@ -197,5 +201,7 @@ def _loads(wiring: Wiring) -> Edges:
         labels.append(np.round(profile.load, 12).view(np.int64) + number)
     none = np.zeros(0, np.int64)
     return Edges(
-        np.concatenate([*groups, none]), np.concatenate([*links, none]), np.concatenate([*labels, none])
+        np.concatenate([*groups, none]),
+        np.concatenate([*links, none]),
+        np.concatenate([*labels, none]),
     )

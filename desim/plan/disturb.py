@@ -52,7 +52,9 @@ def disturb(scenario: Scenario, topology: Topology) -> Disturbed:
 
 
 def _no_link(index: int, item: DegradedLink, topology: Topology) -> Mistake:
-    kinds = sorted({topology.name(int(link)) for link in np.unique(topology.kind, return_index=True)[1]})
+    kinds = sorted(
+        {topology.name(int(link)) for link in np.unique(topology.kind, return_index=True)[1]}
+    )
     return Mistake(
         path=f"disturb.{index}.link",
         rule="no link of the cluster has this name",

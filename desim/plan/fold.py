@@ -72,10 +72,14 @@ def fold(
     rank, group, link = _compact(ranks), _compact(groups), _compact(links)
     while True:
         before = rank.number + group.number + link.number
-        seen_members = _gather(membership.target, membership.label, rank.of[membership.source], group)
+        seen_members = _gather(
+            membership.target, membership.label, rank.of[membership.source], group
+        )
         seen_links = _gather(loads.source, loads.label, link.of[loads.target], group)
         group = _compact(_mix(group.of.astype(np.uint64), seen_members, seen_links))
-        seen_groups = _gather(membership.source, membership.label, group.of[membership.target], rank)
+        seen_groups = _gather(
+            membership.source, membership.label, group.of[membership.target], rank
+        )
         rank = _compact(_mix(rank.of.astype(np.uint64), seen_groups))
         seen_loads = _gather(loads.target, loads.label, group.of[loads.source], link)
         link = _compact(_mix(link.of.astype(np.uint64), seen_loads))

@@ -24,7 +24,13 @@ class ShardLayers(Hooks):
     """
 
     def __init__(
-        self, chunk: Chunk, fsdp: Fsdp, parameter_bytes: float, gradient_bytes: float, *, reduce: bool
+        self,
+        chunk: Chunk,
+        fsdp: Fsdp,
+        parameter_bytes: float,
+        gradient_bytes: float,
+        *,
+        reduce: bool,
     ) -> None:
         self._sizes = [layer.parameters for _, layer in chunk]
         self._fsdp = fsdp

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
-from desim.models.width import element_bytes
 from desim.models.optimizer import grad_norm_op, optimizer_ops, zero_gradients_op
+from desim.models.width import element_bytes
 from desim.plan.buckets import (
     AwaitBuckets,
     ReduceBuckets,
@@ -198,9 +198,7 @@ class StageStep:
         if key not in self._cache:
             hooks: list[Hooks] = []
             if reduces and buckets:
-                hooks.append(
-                    ReduceBuckets(buckets, self._collective, self._context.gradient_bytes)
-                )
+                hooks.append(ReduceBuckets(buckets, self._collective, self._context.gradient_bytes))
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
@@ -324,6 +322,6 @@ def clean_cut(context: Context) -> bool:
 
 
 def _numbered_from_zero(chunk: Chunk) -> Chunk:
-    """The chunk with layer numbers counted from its first, so that equal chunks share a template."""
+    """The chunk with layers numbered from its first, so that equal chunks share a template."""
     first = chunk[0][0]
     return tuple((number - first, layer) for number, layer in chunk)

@@ -99,28 +99,28 @@ class ProgramBuilder:
             target = self._host_waits if host else self._waits
             lane = int(template.lane[task])
             given = (inputs or {})[key]
-            target.extend((base + task, *m) for m in given if m.count and (host or m.lane != lane))
+            target.extend((base + task, *m) for m in given if m.done and (host or m.lane != lane))
         if self._host_pending and len(template):
-            self._host_waits.extend((base, *mark) for mark in self._host_pending if mark.count)
+            self._host_waits.extend((base, *mark) for mark in self._host_pending if mark.done)
             self._host_pending = []
         for task in template.entries:
             rows = [self.now(), *self._pending]
             lane = int(template.lane[task])
-            self._waits.extend((base + task, *m) for m in rows if m.count and m.lane != lane)
+            self._waits.extend((base + task, *m) for m in rows if m.done and m.lane != lane)
         if self._pending and template.first_compute >= 0:
             first = base + template.first_compute
-            self._waits.extend((first, *m) for m in self._pending if m.count and m.lane != COMPUTE)
+            self._waits.extend((first, *m) for m in self._pending if m.done and m.lane != COMPUTE)
             self._pending = []
         self._placed.append((template, micro_batch, base, counts, layer_offset))
         self._tasks += len(template)
         self._counts = [a + b for a, b in zip(self._counts, template.lane_counts, strict=True)]
-        shift = [Mark(m.lane, m.count + counts[m.lane]) for m in template.pending]
+        shift = [Mark(m.lane, m.done + counts[m.lane]) for m in template.pending]
         self._pending.extend(shift)
         self._host_pending.extend(
-            Mark(m.lane, m.count + counts[m.lane]) for m in template.host_pending
+            Mark(m.lane, m.done + counts[m.lane]) for m in template.host_pending
         )
         return {
-            key: tuple(Mark(m.lane, m.count + counts[m.lane]) for m in marks)
+            key: tuple(Mark(m.lane, m.done + counts[m.lane]) for m in marks)
             for key, marks in template.outputs.items()
         }
 

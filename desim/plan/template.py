@@ -27,10 +27,10 @@ PHASE = {name: index for index, name in enumerate(PHASES)}
 
 
 class Mark(NamedTuple):
-    """`count` tasks of `lane` are done."""
+    """`done` tasks of `lane` are done."""
 
     lane: int
-    count: int
+    done: int
 
 
 class Input(NamedTuple):
@@ -119,7 +119,9 @@ class Emitter:
 
     def kernel(self, op: Op) -> None:
         """Issue a kernel on the compute lane."""
-        self._task(COMPUTE, op.name, op.kind, self.tables.op(op), -1, self._launch_ps, self._pending)
+        self._task(
+            COMPUTE, op.name, op.kind, self.tables.op(op), -1, self._launch_ps, self._pending
+        )
         self._pending = []
 
     def kernels(self, ops: Iterable[Op]) -> None:
@@ -130,7 +132,7 @@ class Emitter:
     def collective(
         self, comm: Comm, *after: Mark | Input, beside: bool = False, lane: str = ""
     ) -> Mark:
-        """Issue a collective of a mesh group; it waits for `after`, by default for compute so far."""
+        """Issue a collective of a mesh group; it waits for `after`, else for compute so far."""
         name = comm.name or comm.collective
         return self.communicate(
             lane or comm.group,
@@ -147,7 +149,13 @@ class Emitter:
     ) -> Mark:
         """Issue one end of a message between stages on the lane of its slot."""
         return self.communicate(
-            f"pp_{slot}", slot, "send_recv", size_bytes, slot.replace("_", " "), after, beside=beside
+            f"pp_{slot}",
+            slot,
+            "send_recv",
+            size_bytes,
+            slot.replace("_", " "),
+            after,
+            beside=beside,
         )
 
     def communicate(
@@ -161,7 +169,7 @@ class Emitter:
         *,
         beside: bool,
     ) -> Mark:
-        """Issue one rank's part of a collective or message on `lane`; return the mark of its end."""
+        """Issue a rank's part of a collective or message on `lane`; return the mark of its end."""
         number = self.tables.comm(CommOp(SLOT[slot], collective, round(size_bytes), beside))
         where = LANE[lane]
         self._task(where, name, collective, -1, number, self._collective_launch_ps, after)
@@ -183,17 +191,26 @@ class Emitter:
                 self._inputs.append((task, mark.key, False))
             elif mark == START and lane != COMPUTE:
                 self._entries.append(task)
-            elif mark.count > 0 and mark.lane != lane:
-                self._waits.append((task, mark.lane, mark.count))
+            elif mark.done > 0 and mark.lane != lane:
+                self._waits.append((task, mark.lane, mark.done))
         for mark in self._host_pending:
             if isinstance(mark, Input):
                 self._inputs.append((task, mark.key, True))
-            elif mark.count > 0:
-                self._host_waits.append((task, mark.lane, mark.count))
+            elif mark.done > 0:
+                self._host_waits.append((task, mark.lane, mark.done))
         self._host_pending = []
         tables = self.tables
         self._rows.append(
-            (lane, tables.name(name), tables.kind(kind), PHASE[self.phase], self.layer, op, comm, host_ps)
+            (
+                lane,
+                tables.name(name),
+                tables.kind(kind),
+                PHASE[self.phase],
+                self.layer,
+                op,
+                comm,
+                host_ps,
+            )
         )
         self._counts[lane] += 1
 
@@ -243,5 +260,7 @@ class Emitter:
 
 
 def _marks(pending: list[Mark | Input]) -> tuple[Mark, ...]:
-    assert all(isinstance(mark, Mark) for mark in pending), "an input must be used where it is named"
+    assert all(isinstance(mark, Mark) for mark in pending), (
+        "an input must be used where it is named"
+    )
     return tuple(mark for mark in pending if isinstance(mark, Mark))

@@ -174,8 +174,8 @@ class _Pricer:
         else:
             if pin != "auto":
                 self.notes.append(
-                    f"policies.collectives.{comm.collective}: {pin} does not exist for the groups of"
-                    f" {family} ({sample.shape[1]} ranks); the tuner chooses there"
+                    f"policies.collectives.{comm.collective}: {pin} does not exist for the groups"
+                    f" of {family} ({sample.shape[1]} ranks); the tuner chooses there"
                 )
             names = [name for name in names if name in NCCL_ALGORITHMS]
         candidates = {name: self._sample(family, comm.collective, name) for name in names}

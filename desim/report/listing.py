@@ -52,8 +52,9 @@ def _choices(kind: object) -> str:
         return " | ".join(_plain(choice) for choice in get_args(kind))
     if kind is bool:
         return "true | false"
-    names = {int: "a whole number", float: "a quantity with its unit"}
-    return names.get(kind, "a quantity with its unit, or null")  # type: ignore[call-overload]
+    if kind is int:
+        return "a whole number"
+    return "a quantity with its unit" + ("" if kind is float else ", or null")
 
 
 def _plain(value: object) -> str:

@@ -1,0 +1,28 @@
+"""Rendezvous: where the members of a group meet for each of their collectives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from desim.engine.rank import Rank
+
+
+class Group:
+    """A group colour, at which the nth arrivals of its `need` representatives meet."""
+
+    __slots__ = ("_waiting", "need", "number")
+
+    def __init__(self, number: int, need: int) -> None:
+        self.number = number
+        self.need = need
+        self._waiting: dict[int, list[tuple[Rank, int]]] = {}
+
+    def arrive(self, turn: int, rank: Rank, lane: int) -> list[tuple[Rank, int]] | None:
+        """Add a member to its nth meeting; return all of them once the last is there."""
+        present = self._waiting.setdefault(turn, [])
+        present.append((rank, lane))
+        if len(present) < self.need:
+            return None
+        del self._waiting[turn]
+        return present
