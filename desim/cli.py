@@ -14,13 +14,17 @@ from desim.errors import DeadlockError, SpecError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from desim.api import Result
+    from desim.spec.load import Loaded
+
 OK, OURS, YOURS, INTERRUPTED = 0, 1, 2, 130
+LISTS = ("workloads", "devices", "fabrics", "systems", "schedules", "policies")
 
 _USAGE = """\
 python -m desim SCENARIO [options]         play a scenario and write its results
        python -m desim check SCENARIO [options]   validate it; mesh, parameters, memory estimate
-       python -m desim list [KIND]                what the catalogue offers"""
-LISTS = ("workloads", "devices", "fabrics", "systems", "schedules", "policies")
+       python -m desim list [KIND]                what scenarios can name"""
+_CODES = "exit codes: 0 done, 1 a fault of desim's, 2 a mistake in what was given, 130 interrupted"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,10 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return OK
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"desim: {error.strerror or error}{where}", file=sys.stderr)
-        return OURS
     except DeadlockError as error:
         print(f"desim: {error}", file=sys.stderr)
         return OURS
@@ -70,10 +70,11 @@ def run_parser() -> argparse.ArgumentParser:
         prog="python -m desim",
         usage=_USAGE,
         description="A discrete-event simulator of the clusters that train large models.",
+        epilog=_CODES,
         allow_abbrev=False,
     )
     _scenario_options(parser)
-    parser.add_argument("--out", metavar="DIR", help="results folder (traces_out/NAME)")
+    parser.add_argument("--out", metavar="DIR", help="results folder (default: traces_out/NAME)")
     parser.add_argument(
         "--no-trace", action="store_true", help="write no timeline (trace.json.gz, record.parquet)"
     )
@@ -82,7 +83,21 @@ def run_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict-memory", action="store_true", help="exit with 2 where memory does not suffice"
     )
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"desim {version('desim')}")
+        parser.exit(OK)
 
 
 def check_parser() -> argparse.ArgumentParser:
@@ -90,6 +105,7 @@ def check_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m desim check",
         description="Validate a scenario and estimate its memory; nothing is played or written.",
+        epilog=_CODES,
         allow_abbrev=False,
     )
     _scenario_options(parser)
@@ -103,7 +119,8 @@ def list_parser() -> argparse.ArgumentParser:
         description="List what scenarios can name.",
         allow_abbrev=False,
     )
-    parser.add_argument("kind", nargs="?", choices=LISTS, help="one kind only")
+    kinds = ", ".join(LISTS)
+    parser.add_argument("kind", nargs="?", choices=LISTS, metavar="KIND", help=f"one of {kinds}")
     return parser
 
 
@@ -121,13 +138,14 @@ def _scenario_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(given: Sequence[str]) -> int:
     options = run_parser().parse_args(given)
+    from desim.report.folder import default_folder, require_writable
     from desim.report.progress import Progress
     from desim.spec.load import load_scenario
 
     loaded = load_scenario(options.scenario, options.set)
     scenario = loaded.scenario
-    folder = Path(options.out) if options.out else _default_folder(scenario.name)
-    _require_writable(folder)
+    folder = default_folder(scenario.name) if options.out is None else Path(options.out)
+    require_writable(folder)
     from desim.api import run
 
     show = sys.stderr.isatty() and not options.quiet
@@ -136,47 +154,46 @@ def _run(given: Sequence[str]) -> int:
         progress.say("writing results")
         trace = scenario.output.trace != "none" and not options.no_trace
         report = scenario.output.report and not options.no_report
-        written = result.write(folder, trace=trace, report=report)
-    notes = (*loaded.notes, *result.notes)
-    warnings = result.summary.get("warnings", [])
-    for text in warnings:
-        print(f"WARNING: {text}", file=sys.stderr)
+        try:
+            written = result.write(folder, trace=trace, report=report)
+        except OSError as error:
+            return _cannot_write(error)
+    _warn(loaded, result)
     if options.json:
         print(json.dumps(result.summary, indent=2))
     elif not options.quiet:
-        print(_terminal_text(result, notes, written))
+        _show(result, folder, written)
     return YOURS if options.strict_memory and not result.summary["fits"] else OK
 
 
-def _terminal_text(result: object, notes: Sequence[str], written: Sequence[Path]) -> str:
-    from desim.api import Result
+def _warn(loaded: Loaded, result: Result) -> None:
+    """Say what differs from what was asked for, and loudly what does not fit."""
+    for note in (*loaded.notes, *result.notes):
+        print(f"warning: {note}", file=sys.stderr)
+    for text in result.summary.get("warnings", []):
+        print(f"WARNING: {text}", file=sys.stderr)
+
+
+def _cannot_write(error: OSError) -> int:
+    place = error.filename2 or error.filename
+    where = f": {place}" if place else ""
+    reason = error.strerror or error
+    print(f"error: the results cannot be written: {reason}{where}", file=sys.stderr)
+    return YOURS
+
+
+def _show(result: Result, folder: Path, written: list[Path]) -> None:
+    from desim.report.folder import left_from_before
+    from desim.report.results import REPORT, SPANS, TRACE
     from desim.report.summary import render
 
-    assert isinstance(result, Result)
-    lines = [f"note: {note}" for note in notes]
-    lines.append(f"written to {written[0].parent}: {', '.join(path.name for path in written)}")
-    return render(result.summary, result.record, lines).rstrip()
-
-
-def _default_folder(name: str) -> Path:
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "run"
-    return Path("traces_out") / safe
-
-
-def _require_writable(folder: Path) -> None:
-    """Refuse a results folder that cannot be written before any time is spent."""
-    import os
-
-    from desim.errors import Mistake
-
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        raise SpecError([Mistake("--out", "must be a folder", str(folder), f"{place} is a file")])
-    if not os.access(place, os.W_OK | os.X_OK):
-        rule = "the results folder cannot be written"
-        raise SpecError([Mistake("--out", rule, str(folder), f"no permission in {place}")])
+    lines = [f"written to {folder}: {', '.join(path.name for path in written)}"]
+    old = left_from_before(folder, (TRACE, SPANS, REPORT), written)
+    if old:
+        lines.append(f"left there by an earlier run: {', '.join(old)}")
+    text = render(result.summary, result.record, lines).rstrip()
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _check(given: Sequence[str]) -> int:
@@ -189,7 +206,7 @@ def _check(given: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(findings | {"notes": list(loaded.notes)}, indent=2))
     else:
-        print(check_text(findings, loaded.notes))
+        print(check_text(findings, loaded.scenario, loaded.notes))
     return OK
 
 

@@ -100,7 +100,7 @@ def instant(scenario: Scenario) -> Scenario:
     return with_system(
         scenario,
         device={"nvlink_bytes_per_s": 1e24},
-        communication={"nvlink_sms": 0, "network_sms": 0, "nvls_sms": 0, "beside_compute": 1.0},
+        communication={"nvlink_sms": 0, "network_sms": 0, "message_sms": 0, "nvls_sms": 0, "beside_compute": 1.0},
         kernels={"floor_s": 0.0},
         fabric={"nic_bytes_per_s": 1e24, "latency_s": 0.0, "hop_latency_s": 0.0},
         nvlink_latency_s=0.0,

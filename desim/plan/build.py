@@ -18,7 +18,8 @@ from desim.plan.dlrm_step import dlrm_programs
 from desim.plan.fold import Edges, Folding, fold
 from desim.plan.ledger import make_ledger
 from desim.plan.mesh import build_mesh
-from desim.plan.pipeline_step import clean_cut, pipeline_programs, stage_chunks
+from desim.plan.pipeline_step import pipeline_programs, stage_chunks
+from desim.plan.step_ends import clean_cut
 from desim.plan.tables import SLOTS, Tables
 from desim.plan.wiring import wire
 from desim.record import PS_PER_S

@@ -29,14 +29,11 @@ class ShardLayers(Hooks):
         fsdp: Fsdp,
         parameter_bytes: float,
         gradient_bytes: float,
-        *,
-        reduce: bool,
     ) -> None:
         self._sizes = [layer.parameters for _, layer in chunk]
         self._fsdp = fsdp
         self._parameter_bytes = parameter_bytes
         self._gradient_bytes = gradient_bytes
-        self._reduce = reduce
         last = len(chunk) - 1
         again = [i for i in range(last + 1) if fsdp.reshard_after_forward and i != last]
         self._order: list[tuple[Direction, int]] = [("forward", i) for i in range(last + 1)]
@@ -91,8 +88,6 @@ class ShardLayers(Hooks):
         self._freed.append(emit.now())
 
     def _reduce_layer(self, emit: Emitter, size: int) -> None:
-        if not self._reduce:
-            return
         phase, emit.phase = emit.phase, "gradients"
         whole = size * self._gradient_bytes
         comm = Comm("dp", "reduce_scatter", whole, "grad reduce")

@@ -1,0 +1,116 @@
+"""What tasks and links are called where people read them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from desim.record import LinkClass, Record
+
+#: Kind of link without its direction -> what it is, and how the numbers in its name are read.
+_WHAT = {
+    "nvlink": ("NVLink", "rank {}"),
+    "pcie": ("PCIe", "rank {}"),
+    "nic": ("NIC", "node {} NIC {}"),
+    "leaf": ("leaf switch", "unit {} rail {}"),
+    "spine": ("spine switch", "level {} pod {}"),
+    "host_memory": ("host memory", "node {}"),
+}
+_PAIRS = {"out": "in", "in": "out", "up": "down", "down": "up"}
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTitle:
+    """What a class of links is, which way it carries, which one stands for it, how many it has."""
+
+    what: str
+    way: str
+    where: str
+    count: int
+
+    def __str__(self) -> str:
+        """Return the whole title in a line."""
+        head = f"{self.what} {self.way}".rstrip()
+        where = f", {self.where}" if self.where else ""
+        return f"{head}{where} (x{self.count})"
+
+
+def task_title(name: str, kind: str) -> str:
+    """Return the title of a collective: what is sent and how, unless the name says so already."""
+    if kind in ("send_recv", "") or name.split()[-1].replace("-", "_") in kind:
+        return name
+    return f"{name} {kind.replace('_', '-')}"
+
+
+def link_titles(record: Record) -> dict[str, LinkTitle]:
+    """Return the title of every link class by its name; in a pipeline it says which stage."""
+    stages = {c.representative: c.stage for c in record.classes}
+    if len(set(stages.values())) < 2:
+        stages = {}
+    return {link.name: _title(link, stages) for link in record.links}
+
+
+def _title(link: LinkClass, stages: dict[int, int]) -> LinkTitle:
+    what, _, way = link.kind.rpartition("_")
+    if way not in _PAIRS:
+        what, way = link.kind, ""
+    if what not in _WHAT:
+        return LinkTitle(link.name, "", "", link.count)
+    title, pattern = _WHAT[what]
+    numbers = [int(text) for text in re.findall(r"\d+", link.name)]
+    parts = pattern.split("{}")
+    where = "".join(f"{part}{n}" for part, n in zip(parts, numbers, strict=False))
+    if what in ("nvlink", "pcie") and numbers and numbers[0] in stages:
+        where = f"stage {stages[numbers[0]]}, {where}"
+    return LinkTitle(title, way, where, link.count)
+
+
+def other_way(link: LinkClass) -> str:
+    """Return the name of the link that carries the other way; empty where there is none."""
+    kind, _, way = link.kind.rpartition("_")
+    if way not in _PAIRS:
+        return ""
+    return link.name.replace(link.kind, f"{kind}_{_PAIRS[way]}", 1)
+
+
+def both_ways(title: LinkTitle) -> LinkTitle:
+    """Return the title of a link and the one that carries the other way together."""
+    ways = "up and down" if title.way in ("up", "down") else "in and out"
+    return LinkTitle(title.what, ways, title.where, title.count)
+
+
+def titled_links(record: Record) -> Iterable[tuple[str, LinkClass]]:
+    """Yield each link class that carried anything; two that carry the same each way are one."""
+    titles = link_titles(record)
+    links = {link.name: link for link in record.links if link.rate_bytes_per_s.any()}
+    done: set[str] = set()
+    for name, link in links.items():
+        if name in done:
+            continue
+        other = links.get(other_way(link))
+        if other is not None and _alike(link, other):
+            done.add(other.name)
+            yield str(both_ways(titles[name])), link
+        else:
+            yield str(titles[name]), link
+
+
+def _alike(link: LinkClass, other: LinkClass) -> bool:
+    """Whether two links carry the same at every moment."""
+    return (
+        link.count == other.count
+        and len(link.time_ps) == len(other.time_ps)
+        and np.array_equal(link.time_ps, other.time_ps)
+        and np.allclose(
+            link.rate_bytes_per_s,
+            other.rate_bytes_per_s,
+            rtol=0,
+            atol=1e-6 * link.capacity_bytes_per_s,
+        )
+    )

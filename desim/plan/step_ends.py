@@ -1,0 +1,166 @@
+"""What a step does before its first pass and after its last: gathers, reductions, optimizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim.models.op import Comm
+from desim.models.optimizer import grad_norm_op, optimizer_ops, zero_gradients_op
+from desim.plan.buckets import gather_bucket, gathered, make_buckets, reduce_bucket
+from desim.plan.tables import LANE
+from desim.plan.template import START
+
+if TYPE_CHECKING:
+    from desim.plan.buckets import Bucket
+    from desim.plan.context import Context
+    from desim.plan.program import ProgramBuilder
+    from desim.plan.stages import Chunk
+    from desim.plan.template import Emitter, Mark, Template
+
+
+class StepEnds:
+    """The ends of one stage's step under a data-parallel layout.
+
+    `buckets[chunk]` are the chunk's gradient buckets, none where layers are sharded whole (FSDP)
+    or nothing is reduced; `gathered[chunk]` are the marks at which each bucket's parameters are
+    there, once the step has begun.
+    """
+
+    def __init__(self, context: Context, stage: int, chunks: list[Chunk]) -> None:
+        self._context = context
+        self._stage = stage
+        self._chunks = chunks
+        self._policies = context.scenario.policies
+        self._zero = context.scenario.parallel.zero
+        self._stages = context.scenario.parallel.pipeline
+        self.buckets = [self._make_buckets(chunk) for chunk in chunks]
+        self.gathered: list[dict[str, tuple[Mark, ...]]] = [{} for _ in chunks]
+        self._optimizer = self._update()
+
+    def _make_buckets(self, chunk: Chunk) -> list[Bucket]:
+        if self._zero == 3 or self._context.gradient_ranks == 1:
+            return []
+        wanted = self._policies.bucket_bytes / self._context.gradient_bytes
+        return make_buckets(chunk, wanted, self._context.gradient_ranks, pad=self._zero > 0)
+
+    @property
+    def _parameters(self) -> int:
+        return sum(layer.parameters for chunk in self._chunks for _, layer in chunk)
+
+    @property
+    def _shards(self) -> int:
+        return self._context.gradient_ranks if self._zero else 1
+
+    @property
+    def collective(self) -> str:
+        """How a bucket's gradients are reduced."""
+        return "reduce_scatter" if self._zero else "all_reduce"
+
+    def begin(self, builder: ProgramBuilder) -> None:
+        """Place what precedes the first pass."""
+        self._zero_gradients(builder)
+        self._gather(builder)
+
+    def end(self, builder: ProgramBuilder) -> None:
+        """Place what follows the last pass."""
+        if self._zero != 2:
+            self.reduce_exposed(builder)
+        builder.wait([builder.now(LANE["dp"])])
+        builder.place(self._finish_gradients())
+        if clean_cut(self._context):
+            builder.synchronize()
+        self.update(builder)
+        if self._policies.sync == "step":
+            builder.synchronize()
+
+    def update(self, builder: ProgramBuilder) -> None:
+        """Place the optimizer step."""
+        builder.place(self._optimizer)
+
+    def _zero_gradients(self, builder: ProgramBuilder) -> None:
+        """Clear the gradient buffer; under FSDP gradients are new tensors and need none."""
+        if self._zero == 3:
+            return
+        emit = self._context.emitter()
+        emit.phase = "gradients"
+        precision = self._context.scenario.workload.precision
+        emit.kernel(zero_gradients_op(self._parameters, precision))
+        builder.place(emit.finish())
+
+    def _gather(self, builder: ProgramBuilder) -> None:
+        """Issue the gathers of all parameters; without prefetch compute waits for every one."""
+        if self._zero not in (1, 2):
+            return
+        beside = self._policies.overlap.param_gather == "prefetch"
+        emit = self._context.emitter()
+        for chunk, buckets in enumerate(self.buckets):
+            for number in reversed(range(len(buckets))):
+                size = self._context.parameter_bytes
+                mark = gather_bucket(emit, buckets[number], size, START, beside=beside)
+                emit.output(f"{chunk} {gathered(number)}", mark)
+                if not beside:
+                    emit.wait(mark)
+        marks = builder.place(emit.finish())
+        self.gathered = [
+            {gathered(i): marks[f"{chunk} {gathered(i)}"] for i in range(len(buckets))}
+            for chunk, buckets in enumerate(self.buckets)
+        ]
+
+    def reduce_exposed(self, builder: ProgramBuilder) -> None:
+        """Reduce all gradients now and wait, where the policy lets nothing overlap it."""
+        if self._policies.overlap.grad_reduce != "none":
+            return
+        emit = self._context.emitter()
+        emit.phase = "gradients"
+        for buckets in reversed(self.buckets):
+            for bucket in buckets:
+                size = self._context.gradient_bytes
+                emit.wait(reduce_bucket(emit, bucket, self.collective, size, beside=False))
+        builder.place(emit.finish())
+
+    def _finish_gradients(self) -> Template:
+        """Wait for the reductions; reduce tied embeddings and the norm of all gradients."""
+        context = self._context
+        emit = context.emitter()
+        emit.phase = "gradients"
+        self._tied_embeddings(emit)
+        if not self._policies.gradient_clipping:
+            return emit.finish()
+        precision = context.scenario.workload.precision
+        emit.phase = "optimizer"
+        emit.kernel(grad_norm_op(self._parameters / self._shards, precision))
+        if context.mesh.num_ranks > 1:
+            comm = Comm("world", "all_reduce", 4.0, "grad norm")
+            emit.wait(emit.collective(comm, lane="dp"))
+        return emit.finish()
+
+    def _tied_embeddings(self, emit: Emitter) -> None:
+        model = self._context.scenario.workload.model
+        ends = (0, self._stages - 1)
+        if model.family != "transformer" or not model.tied_embeddings or self._stages == 1:
+            return
+        if self._stage in ends:
+            layer = self._chunks[0][0][1] if self._stage == 0 else self._chunks[-1][-1][1]
+            table = max(module.parameters for module in layer.modules)
+            size = table * self._context.gradient_bytes
+            comm = Comm("embedding", "all_reduce", size, "tied embedding reduce")
+            emit.wait(emit.collective(comm, START, lane="dp"))
+
+    def _update(self) -> Template:
+        """The optimizer step on this rank's shard."""
+        emit = self._context.emitter()
+        emit.phase = "optimizer"
+        precision = self._context.scenario.workload.precision
+        emit.kernels(optimizer_ops(self._parameters, self._shards, precision, self._zero))
+        return emit.finish()
+
+
+def clean_cut(context: Context) -> bool:
+    """Whether the end of the gradient-norm all-reduce is a state that repeats exactly.
+
+    It joins all ranks, and where the host reads the norm back every device is idle and every host
+    has just begun to issue the optimizer step. A run that starts there is periodic from its first
+    step; any other plan plays a warm-up step.
+    """
+    policies = context.scenario.policies
+    return policies.gradient_clipping and policies.sync == "grad_norm"
