@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from desim.errors import DeadlockError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from desim.api import Result
     from desim.spec.load import Loaded
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OK, OURS, YOURS, INTERRUPTED = 0, 1, 2, 130
 LISTS = ("workloads", "devices", "fabrics", "systems", "schedules", "policies")
 
+_WIDTH = 100
 _USAGE = """\
 python -m desim SCENARIO [options]         play a scenario and write its results
        python -m desim check SCENARIO [options]   validate it; mesh, parameters, memory estimate
@@ -138,14 +140,13 @@ def _scenario_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(given: Sequence[str]) -> int:
     options = run_parser().parse_args(given)
-    from desim.report.folder import default_folder, require_writable
+    from desim.report.folder import results_folder
     from desim.report.progress import Progress
     from desim.spec.load import load_scenario
 
     loaded = load_scenario(options.scenario, options.set)
     scenario = loaded.scenario
-    folder = default_folder(scenario.name) if options.out is None else Path(options.out)
-    require_writable(folder)
+    folder = results_folder(options.out, scenario.name)
     from desim.api import run
 
     show = sys.stderr.isatty() and not options.quiet
@@ -187,7 +188,8 @@ def _show(result: Result, folder: Path, written: list[Path]) -> None:
     from desim.report.results import REPORT, SPANS, TRACE
     from desim.report.summary import render
 
-    lines = [f"written to {folder}: {', '.join(path.name for path in written)}"]
+    names = ", ".join(path.name for path in written)
+    lines = textwrap.wrap(f"written to {folder}: {names}", _WIDTH, break_on_hyphens=False)
     old = left_from_before(folder, (TRACE, SPANS, REPORT), written)
     if old:
         lines.append(f"left there by an earlier run: {', '.join(old)}")

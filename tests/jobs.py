@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -20,12 +21,15 @@ from desim.analyze.accounting import account
 from desim.engine import simulate as simulating
 from desim.engine.tracks import make_score
 from desim.kernels.time import KernelTime
+from desim.network import tuner
+from desim.plan import wiring
 from desim.plan.build import Plan, build_plan
 from desim.record import LANES, PS_PER_S, Record, Spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from desim.engine.play import Player
     from desim.models.op import Op
     from desim.spec.scenario import Scenario
 
@@ -109,9 +113,10 @@ def instant(scenario: Scenario) -> Scenario:
 
 @dataclass(frozen=True)
 class Played:
-    """A plan and its record, with the spans of a class by lane and name."""
+    """A plan, the player that played it, and its record."""
 
     plan: Plan
+    player: Player
     record: Record
 
     @property
@@ -144,30 +149,35 @@ def play(
     scenario: Scenario,
     times: Callable[[Op], float | KernelTime] | None = None,
     *,
-    free_host: bool = False,
+    host: float = 1.0,
 ) -> Played:
     """Plan and simulate.
 
-    `times` replaces what every kernel takes alone; a host that is free issues tasks in no time.
+    `times` replaces what every kernel takes alone, `host` multiplies the host's launch times.
     """
     plan = build_plan(scenario)
     if times is not None:
         plan = replace(plan, kernel_times=tuple(_time(times(op)) for op in plan.context.tables.ops))
-    if free_host:
-        idle = [replace(p, host_ps=np.zeros_like(p.host_ps)) for p in plan.programs]
-        plan = replace(plan, programs=tuple(idle))
-    return Played(plan, simulating.simulate(plan))
+    if host != 1.0:
+        programs = [
+            replace(p, host_ps=np.rint(p.host_ps * host).astype(np.int64)) for p in plan.programs
+        ]
+        plan = replace(plan, programs=tuple(programs))
+    return play_plan(plan)
+
+
+def play_plan(plan: Plan) -> Played:
+    """Simulate a plan."""
+    players: list[Player] = []
+    record = simulating.simulate(plan, players.append)
+    return Played(plan, players[0], record)
 
 
 @contextmanager
 def kernels_apart() -> Iterator[None]:
     """Play every kernel as a segment of its own while the block runs."""
-    whole = simulating.make_score
-    simulating.make_score = partial(make_score, whole=False)
-    try:
+    with patch.object(simulating, "make_score", partial(make_score, whole=False)):
         yield
-    finally:
-        simulating.make_score = whole
 
 
 def _time(value: float | KernelTime) -> KernelTime:

@@ -5,7 +5,7 @@ Exporters and analyzers are developed against it; no simulation is involved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -114,10 +114,11 @@ def make_record(
         RankClass(s * replicas, replicas, s, {"pp": s, "dp": 0, "tp": 0}, (0, finish))
         for s in range(stages)
     )
-    spans = [make_spans(rank.rows) for rank in ranks]
+    spans = [_issued(make_spans(rank.rows)) for rank in ranks]
     return Record(
         names=NAMES, kinds=KINDS, groups=GROUPS, classes=classes, spans_of=lambda c: spans[c],
-        group_members=tuple(tuple(range(stages)) for _ in GROUPS), causes_of=make_no_causes,
+        group_members=tuple(tuple(range(stages)) for _ in GROUPS),
+        causes_of=lambda c: make_no_causes(len(spans[c])),
         links=_links(finish), memory=tuple(_memory(s, stages, spans[s]) for s in range(stages)),
         flows=tuple(flows), step_time_ps=finish, num_steps=1,
         num_tasks=replicas * sum(len(s) for s in spans), num_events=1000, simulate_wall_s=0.5,
@@ -125,9 +126,15 @@ def make_record(
     )  # fmt: skip
 
 
-def make_no_causes(_: int) -> Causes:
-    """The synthetic record has no causes."""
-    raise AssertionError("the synthetic record has no causes")
+def _issued(spans: Spans) -> Spans:
+    """A host issues in the order of the program."""
+    return replace(spans, issue_ps=np.maximum.accumulate(spans.issue_ps))
+
+
+def make_no_causes(size: int) -> Causes:
+    """Nothing waited, and the host issued everything in one go."""
+    none, zeros = np.full(size, -1, np.int64), np.zeros(size, np.int64)
+    return Causes(none, np.zeros(size + 1, np.int64), zeros[:0], zeros, none)
 
 
 def _play(

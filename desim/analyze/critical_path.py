@@ -72,6 +72,7 @@ class _Walk:
         self._record = record
         self._loaded: dict[int, _Class] = {}
         self._path: list[Link] = []
+        self._begin = 0
 
     def _spans(self, number: int) -> _Class:
         if number not in self._loaded:
@@ -82,18 +83,19 @@ class _Walk:
         """Walk back from the end of the class whose step ends last."""
         record = self._record
         number = max(range(len(record.classes)), key=lambda c: record.classes[c].window_ps[1])
-        begin, finish = record.classes[number].window_ps
+        self._begin, finish = record.classes[number].window_ps
         spans = self._spans(number)
         at = max(
             (i for i, end in enumerate(spans.end) if end <= finish), key=lambda i: spans.end[i]
         )
         where: tuple[int, int] | None = (number, at)
-        while where is not None and self._spans(where[0]).end[where[1]] > begin:
+        while where is not None and self._spans(where[0]).end[where[1]] > self._begin:
             where = self._step(*where)
         self._path.reverse()
         return self._path
 
     def _add(self, category: str, number: int, at: int, start: int, end: int) -> None:
+        start = max(start, self._begin)
         if end > start:
             name = self._record.names[self._spans(number).name[at]]
             self._path.append(Link(category, name, number, start, end))

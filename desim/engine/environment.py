@@ -34,9 +34,9 @@ class Clock(Environment):
         self.num_events += 1
         return tick
 
-    def late(self, callback: Callable[[Any], None]) -> None:
-        """Call `callback` at the end of this instant."""
-        self.schedule(Tick(self, callback, None), LATE, 0)
+    def late(self, callback: Callable[[Any], None], payload: Any = None) -> None:
+        """Call `callback` with an event that carries `payload` at the end of this instant."""
+        self.schedule(Tick(self, callback, payload), LATE, 0)
         self.num_events += 1
 
 

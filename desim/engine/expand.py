@@ -45,10 +45,11 @@ def kernel_times(rank: Rank) -> Times:
     piece, k = piece[inside], k[inside]
     base = first_end[piece] - sums[load[piece], kernel[piece] + 1]
     later = base + sums[load[piece], k]
-    again = ~fresh[1:] if len(pieces) > 1 else np.zeros(0, bool)
+    # The next piece's own kernel gets its start from here only if it was already running then:
+    # if its first piece does not start it afresh.
+    opening = np.append(True, kernel[1:] != kernel[:-1])
     continued = np.zeros(number, dtype=bool)
-    continued[kernel[1:][again]] = True
-    # The next piece's own kernel gets its start from here only if it was already running then.
+    continued[kernel[opening & ~fresh]] = True
     own = (k == following[piece]) & ~continued[k]
     start[k[~own]] = later[~own]
     end[k] = base + sums[load[piece], k + 1]
@@ -68,7 +69,7 @@ def end_of_kernel(rank: Rank, kernel: int) -> int:
 def issue_times(rank: Rank) -> NDArray[np.int64]:
     """When the host issued every task: its own pace, held back where it waited."""
     issue = np.array(rank.score.issue_ps, dtype=np.int64)
-    task, shift = np.array([0, 0, *rank.host.log], dtype=np.int64).reshape(-1, 2).T
+    task, shift, _ = np.array([0, 0, 0, *rank.host.log], dtype=np.int64).reshape(-1, 3).T
     return issue + shift[np.searchsorted(task, np.arange(len(issue)), side="right") - 1]
 
 
@@ -85,18 +86,15 @@ def host_releases(rank: Rank) -> Times:
     """When the host last had to wait before it issued each task, and for the end of which task."""
     total = len(rank.score.program)
     released, releaser = np.zeros(total, np.int64), np.full(total, -1, dtype=np.int64)
-    log = np.array(rank.host.log, dtype=np.int64).reshape(-1, 2)
+    log = np.array(rank.host.log, dtype=np.int64).reshape(-1, 3)
     if not len(log):
         return released, releaser
     issue = np.array([0, *rank.score.issue_ps], dtype=np.int64)
     held = np.append(True, np.diff(log[:, 1]) > 0) & (log[:, 1] > 0)
-    task, shift = log[held].T
+    task, shift, wait = log[held].T
     if not len(task):
         return released, releaser
-    rows = rank.score.program.host_waits
-    # Of the marks that a task's issue waited for, the last one in the log released the host.
-    last = np.searchsorted(rows[:, 0], task, side="right") - 1
-    source = tasks_at(rank, rows[last])
+    source = tasks_at(rank, rank.score.program.host_waits[wait])
     at = np.searchsorted(task, np.arange(total), side="right") - 1
     known = at >= 0
     released[known] = (shift + issue[task])[at[known]]

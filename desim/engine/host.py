@@ -38,7 +38,7 @@ class Host:
         before = self.limit - 1
         spent = self.issue_ps[before] if before >= 0 else 0
         self.shift = max(self.shift, now - spent)
-        self.log.extend((self.limit, self.shift))
+        self.log.extend((self.limit, self.shift, self.at))
         at = self.at + 1
         while done[self.waits[at][1]] >= self.waits[at][2]:
             at += 1

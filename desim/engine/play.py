@@ -133,6 +133,19 @@ class Player:
         self._begin(transfer, members)
 
     def _begin(self, transfer: Transfer, members: Sequence[Member]) -> None:
+        """Start the transfer; one that may run beside compute once it is known whether it does."""
+        if transfer.unhindered is None:
+            self._transfer(transfer, members)
+        else:
+            self.clock.late(self._pace, (transfer, members))
+
+    def _pace(self, event: Any) -> None:
+        """Go at full speed where no member computes at the end of the instant."""
+        transfer, members = event.payload
+        computing = any(rank.device.running for rank, _ in members)
+        self._transfer(transfer if computing else transfer.unhindered, members)
+
+    def _transfer(self, transfer: Transfer, members: Sequence[Member]) -> None:
         """Pay the latency, then let the bytes flow."""
         if transfer.fixed_ps >= 0:
             self.clock.after(transfer.fixed_ps, self._transferred, (transfer, members))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +43,8 @@ class Transfer:
     memory_permille: int
     holds: bool
     """Whether it takes SMs or memory bandwidth from the kernels beside it."""
+    unhindered: Transfer | None = None
+    """The same where no member computes when it begins; None where that makes no difference."""
 
     @property
     def alone_ps(self) -> int:
@@ -99,9 +101,8 @@ class TransferTable:
         flows = per_byte > 0 and comm.size_bytes > 0 and not use.light
         rate = min(1.0 / per_byte, _FASTEST_BYTES_PER_S) if flows else 0.0
         system = self._plan.scenario.cluster.system
-        limit = system.device.communication.beside_compute if comm.beside else 1.0
         uses = self._uses(use, colour, rate)
-        latency_s = float(profile.latency_s[local]) * use.latency_factor
+        latency_s = float(use.latency_s[local])
         if use.light:
             latency_s += comm.size_bytes * per_byte
         latency = round(latency_s * PS_PER_S)
@@ -114,14 +115,18 @@ class TransferTable:
             latency_ps=latency,
             rate_bytes_per_s=rate,
             uses=uses,
-            limit=limit,
-            fixed_ps=self._fixed(comm, colour, uses, rate * limit, latency),
+            limit=1.0,
+            fixed_ps=self._fixed(comm, colour, uses, rate, latency),
             sms=profile.sms,
             memory_permille=memory,
             holds=bool(profile.sms or memory),
         )
         self.transfers.append(transfer)
-        return transfer
+        share = system.device.communication.beside_compute
+        if not comm.beside or share == 1.0 or not rate:
+            return transfer
+        fixed = self._fixed(comm, colour, uses, rate * share, latency)
+        return replace(transfer, limit=share, fixed_ps=fixed, unhindered=transfer)
 
     def _uses(self, use: Use, colour: int, rate: float) -> tuple[tuple[int, float], ...]:
         capacity = self._wiring.topology.capacity_bytes_per_s

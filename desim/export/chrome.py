@@ -6,15 +6,24 @@ integer nanoseconds before the duration is taken, spans on one thread nest or to
 
 from __future__ import annotations
 
-import json
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from desim.analyze.choose import class_label, drawn_classes
 from desim.analyze.distinct import distinct, distinct_labels
+from desim.export.events import (
+    flow_end,
+    metadata,
+    rounded_ns,
+    slice_head,
+    slice_place,
+    slices,
+)
 from desim.export.files import write_aside
 from desim.export.gzip_stream import GzipStream
+from desim.export.lanes import host_of, passes_of
+from desim.export.titles import task_title
 from desim.export.tracks import counter_events
 from desim.record import LANES, PHASES
 
@@ -24,20 +33,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from desim.record import Record, Spans
+    from desim.record import Causes, Record, Spans
 
-    Times = NDArray[np.int64]
+    Integers = NDArray[np.int64]
 
 #: Perfetto stays usable up to one or two million spans in a file.
 MAX_CLASSES = 32
-_FRACTIONS = [f".{n:03d}" for n in range(1000)]
+#: Threads of every process: what the host does, which pass it is in, then the lanes. No process has
+#: one of these numbers, since Perfetto takes a thread with its process's number for the main one.
+HOST_TID, PASSES_TID, FIRST_LANE_TID = 101, 102, 103
+_COMPUTE = LANES.index("compute")
 
 
 def write_trace(record: Record, path: Path | str, max_classes: int = MAX_CLASSES) -> None:
     """Write the spans, messages and counters of the representatives as a gzipped Chrome trace.
 
     A rank class is a process, a lane a thread. Waiting for other members of a group is a span of
-    its own, named `wait`, before the span of the transfer.
+    its own, named `wait`, before the span of the transfer. Two threads more show the passes with
+    the layers in them, and the host.
     """
     write_aside(path, lambda file: _write(record, file, drawn_classes(record, max_classes)))
 
@@ -48,36 +61,82 @@ def _write(record: Record, file: IO[bytes], chosen: Sequence[int]) -> None:
         spans = {}
         for pid, index in enumerate(chosen, start=1):
             spans[index] = record.spans_of(index)
-            stream.write(_process_events(class_label(record, index), pid, spans[index]))
-            stream.write(_span_events(record, spans[index], pid))
+            stream.write(
+                _process_events(class_label(record, index), pid, spans[index])
+                + _host_events(record, spans[index], record.causes_of(index), pid)
+                + _pass_events(spans[index], pid)
+                + _span_events(record, spans[index], pid)
+            )
         # A flow binds to the span before it in the file, so all spans come first.
         stream.write(_flow_events(record, spans, {c: p for p, c in enumerate(chosen, start=1)}))
         stream.write("".join(counter_events(record, chosen)))
-        stream.write(_metadata("process_labels", 1, 0, {"labels": "desim"})[:-2] + "\n]}\n")
+        stream.write(metadata("process_labels", 1, 0, {"labels": "desim"})[:-2] + "\n]}\n")
 
 
-def rounded_ns(times_ps: Times) -> Times:
-    """Return times in picoseconds rounded to whole nanoseconds."""
-    return (times_ps + 500) // 1000
+def lane_tid(lane: int) -> int:
+    """Return the thread number of a lane."""
+    return FIRST_LANE_TID + lane
 
 
-def _metadata(what: str, pid: int, tid: int, args: dict[str, Any]) -> str:
-    event = {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": args}
-    return json.dumps(event, separators=(",", ":")) + ",\n"
+def lane_title(lane: int) -> str:
+    """Return the thread name of a lane."""
+    return LANES[lane].replace("_", " ")
 
 
 def _process_events(label: str, pid: int, spans: Spans) -> str:
     """Name and sort a rank class and the lanes that it uses."""
+    threads = {HOST_TID: "host", PASSES_TID: "passes"}
+    threads |= {lane_tid(lane): lane_title(lane) for lane in np.unique(spans.lane).tolist()}
     events = [
-        _metadata("process_name", pid, 0, {"name": label}),
-        _metadata("process_sort_index", pid, 0, {"sort_index": pid}),
+        metadata("process_name", pid, 0, {"name": label}),
+        metadata("process_sort_index", pid, 0, {"sort_index": pid}),
     ]
-    for lane in np.unique(spans.lane).tolist():
+    for tid, name in threads.items():
         events += [
-            _metadata("thread_name", pid, lane + 1, {"name": LANES[lane].replace("_", " ")}),
-            _metadata("thread_sort_index", pid, lane + 1, {"sort_index": lane + 1}),
+            metadata("thread_name", pid, tid, {"name": name}),
+            metadata("thread_sort_index", pid, tid, {"sort_index": tid}),
         ]
     return "".join(events)
+
+
+def _host_events(record: Record, spans: Spans, causes: Causes, pid: int) -> str:
+    """Return the host's runs of launches and its waits."""
+    host = host_of(spans, causes)
+    heads = []
+    for launches, awaited in zip(host.launches.tolist(), host.awaited.tolist(), strict=True):
+        if launches:
+            heads.append(slice_head(pid, HOST_TID, "issue", "host", {"launches": launches}))
+        else:
+            args = {"for": record.names[spans.name[awaited]]} if awaited >= 0 else {}
+            heads.append(slice_head(pid, HOST_TID, "wait", "wait", args))
+    return _derived(heads, np.arange(len(heads)), host.start_ps, host.end_ps)
+
+
+def _pass_events(spans: Spans, pid: int) -> str:
+    """Return passes, and within them layers."""
+    passes, layers = passes_of(spans)
+    several = bool(passes.chunk.any())
+    heads = []
+    for phase, mb, chunk in zip(
+        passes.phase.tolist(), passes.micro_batch.tolist(), passes.chunk.tolist(), strict=True
+    ):
+        args = {"mb": mb} | ({"chunk": chunk} if several else {}) if mb >= 0 else {}
+        name = f"{PHASES[phase]} {mb}" if mb >= 0 else PHASES[phase]
+        heads.append(slice_head(pid, PASSES_TID, name, "pass", args))
+    held, layer = np.unique(layers.layer, return_inverse=True)
+    inner = [
+        slice_head(pid, PASSES_TID, f"layer {at}", "layer", {"layer": at}) for at in held.tolist()
+    ]
+    # Of two that begin together the outer one must come first.
+    outer = _derived(heads, np.arange(len(heads)), passes.start_ps, passes.end_ps)
+    return outer + _derived(inner, layer, layers.start_ps, layers.end_ps)
+
+
+def _derived(heads: list[str], head: Integers, start_ps: Integers, end_ps: Integers) -> str:
+    """Return slices that have no place in the model of their own."""
+    place = np.zeros(len(head), np.int64)
+    start, end = rounded_ns(start_ps), rounded_ns(end_ps)
+    return slices(heads, head, [slice_place({})], place, start, end)
 
 
 def _span_events(record: Record, spans: Spans, pid: int) -> str:
@@ -86,60 +145,32 @@ def _span_events(record: Record, spans: Spans, pid: int) -> str:
     heads, wait_heads = _heads(record, spans, first, pid)
     place_first, place = distinct(spans.micro_batch, spans.layer)
     places = [
-        _place(mb, layer)
+        slice_place({name: at for name, at in (("mb", mb), ("layer", layer)) if at >= 0})
         for mb, layer in zip(
             spans.micro_batch[place_first].tolist(), spans.layer[place_first].tolist(), strict=True
         )
     ]
     ready, start, end = map(rounded_ns, (spans.ready_ps, spans.start_ps, spans.end_ps))
-    waits = np.flatnonzero((start > ready) & (spans.lane != LANES.index("compute")))
-    return _events(heads, label, places, place, start, end) + _events(
+    waits = np.flatnonzero((start > ready) & (spans.lane != _COMPUTE))
+    return slices(heads, label, places, place, start, end) + slices(
         wait_heads, label[waits], places, place[waits], ready[waits], start[waits]
     )
 
 
-def _place(micro_batch: int, layer: int) -> str:
-    mb = f',"mb":{micro_batch}' if micro_batch >= 0 else ""
-    return mb + (f',"layer":{layer}' if layer >= 0 else "") + '},"ts":'
-
-
-def _heads(record: Record, spans: Spans, rows: Times, pid: int) -> tuple[list[str], list[str]]:
+def _heads(record: Record, spans: Spans, rows: Integers, pid: int) -> tuple[list[str], list[str]]:
     """Return the beginning of a span's and of a wait's event for each of the `rows`."""
     heads, waits = [], []
     for row in rows.tolist():
-        name, group = record.names[spans.name[row]], int(spans.group[row])
-        args: dict[str, Any] = {
-            "phase": PHASES[spans.phase[row]],
-            "kind": record.kinds[spans.kind[row]],
-        }
+        group = int(spans.group[row])
+        kind = record.kinds[spans.kind[row]]
+        title = task_title(record.names[spans.name[row]], kind if group >= 0 else "")
+        args: dict[str, Any] = {"phase": PHASES[spans.phase[row]], "kind": kind}
         if group >= 0:
             args |= {"bytes": round(float(spans.size_bytes[row])), "group": record.groups[group]}
-        begin = f'{{"ph":"X","pid":{pid},"tid":{spans.lane[row] + 1},"name":'
-        heads.append(f'{begin}{json.dumps(name)},"args":{_open_object(args)}')
-        waits.append(f'{begin}"wait","args":{_open_object({"for": name, **args})}')
+        tid = lane_tid(int(spans.lane[row]))
+        heads.append(slice_head(pid, tid, title, kind, args))
+        waits.append(slice_head(pid, tid, "wait", "wait", {"for": title, **args}))
     return heads, waits
-
-
-def _open_object(args: dict[str, Any]) -> str:
-    """Return a JSON object without its closing brace, so that more keys can follow."""
-    return json.dumps(args, separators=(",", ":"))[:-1]
-
-
-def _events(
-    heads: list[str], label: Times, places: list[str], place: Times, start: Times, end: Times
-) -> str:
-    """Return `X` events as one text; the pieces are joined by C code, not one event at a time."""
-    length_first, length = np.unique(end - start, return_inverse=True)
-    tails = [
-        f',"dur":{time // 1000}{_FRACTIONS[time % 1000]}}},\n' for time in length_first.tolist()
-    ]
-    pieces: list[str] = [""] * (5 * len(start))
-    pieces[0::5] = map(heads.__getitem__, label.tolist())
-    pieces[1::5] = map(places.__getitem__, place.tolist())
-    pieces[2::5] = map(str, (start // 1000).tolist())
-    pieces[3::5] = map(_FRACTIONS.__getitem__, (start % 1000).tolist())
-    pieces[4::5] = map(tails.__getitem__, length.tolist())
-    return "".join(pieces)
 
 
 def _flow_events(record: Record, spans: dict[int, Spans], pids: dict[int, int]) -> str:
@@ -151,21 +182,10 @@ def _flow_events(record: Record, spans: dict[int, Spans], pids: dict[int, int]) 
         source, target = spans[flow.source_class], spans[flow.target_class]
         sent = int(rounded_ns(source.start_ps[flow.source_span]))
         received = max(sent, int(rounded_ns(target.start_ps[flow.target_span])))
+        from_tid = lane_tid(int(source.lane[flow.source_span]))
+        to_tid = lane_tid(int(target.lane[flow.target_span]))
         events += [
-            _flow_end('"s"', number, pids[flow.source_class], source.lane[flow.source_span], sent),
-            _flow_end(
-                '"f","bp":"e"',
-                number,
-                pids[flow.target_class],
-                target.lane[flow.target_span],
-                received,
-            ),
+            flow_end("s", number, pids[flow.source_class], from_tid, sent),
+            flow_end("f", number, pids[flow.target_class], to_tid, received),
         ]
     return "".join(events)
-
-
-def _flow_end(what: str, number: int, pid: int, lane: int, time_ns: int) -> str:
-    return (
-        f'{{"ph":{what},"name":"message","cat":"message","id":{number},"pid":{pid},'
-        f'"tid":{lane + 1},"ts":{time_ns // 1000}{_FRACTIONS[time_ns % 1000]}}},\n'
-    )

@@ -35,8 +35,18 @@ def spans_table(record: Record) -> pa.Table:
 
 
 def spans_frame(record: Record) -> pd.DataFrame:
-    """Return `spans_table` as a pandas frame with categorical text columns."""
+    """Return `spans_table` as a pandas frame with categorical text columns and times in seconds.
+
+    Every `_ps` column becomes an `_s` column counted from the start of the rank's measured step
+    (`alone_s`: a length), and `duration_s` is added.
+    """
     frame: pd.DataFrame = spans_table(record).to_pandas()
+    lengths = [len(record.spans_of(index)) for index in range(len(record.classes))]
+    starts = np.repeat([rank_class.window_ps[0] for rank_class in record.classes], lengths)
+    for name in ("issue", "ready", "start", "end"):
+        frame[f"{name}_s"] = (frame.pop(f"{name}_ps") - starts) / PS_PER_S
+    frame["alone_s"] = frame.pop("alone_ps") / PS_PER_S
+    frame["duration_s"] = frame["end_s"] - frame["start_s"]
     return frame
 
 
@@ -121,5 +131,8 @@ def _class_tables(record: Record) -> Iterator[pa.Table]:
 def _encoded(codes: NDArray[np.signedinteger], words: Sequence[str]) -> pa.DictionaryArray:
     import pyarrow as pa
 
-    indices = pa.array(codes.astype(np.int32), mask=codes < 0)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(words, pa.string()))
+    # Several groups may have the same name; an entry of a dictionary stands once.
+    number = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    of = np.array([*(number[word] for word in words), -1], dtype=np.int32)
+    indices = pa.array(of[codes], mask=codes < 0)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(number), pa.string()))

@@ -3,7 +3,8 @@
 One file a rank class. What the reader needs (found by leaving things out, one at a time): the text
 `"rank": 3` with its space, communication kernels named `ncclDevKernel_...`, a runtime row with a
 unique correlation for every kernel, two or more `ProfilerStep#N` rows of which the last is dropped,
-streams from 1. The reader rounds times to microseconds unless HTA_DISABLE_NS_ROUNDING=1 is set.
+streams from 1, and correlations that need 32 bits (in a column of their smallest type it then puts
+row numbers). The reader rounds times to microseconds unless HTA_DISABLE_NS_ROUNDING=1 is set.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOST_PID = 1_000_000_000
 _HOST_TID = 1
 _LAUNCH_US = 1.0
+_FIRST_CORRELATION = 1_000_000
 _COLLECTIVES = {
     "all_reduce": "AllReduce",
     "all_gather": "AllGather",
@@ -106,7 +108,9 @@ def _kernels(
         spans.lane.tolist(), spans.name.tolist(), spans.kind.tolist(),
         issued, start_ns.tolist(), length_ns.tolist(), strict=True,
     )  # fmt: skip
-    for correlation, (lane, name, kind, issue, start, length) in enumerate(rows, start=1):
+    for correlation, (lane, name, kind, issue, start, length) in enumerate(
+        rows, _FIRST_CORRELATION
+    ):
         copy = _COPIES.get(LANES[lane])
         call = "cudaMemcpyAsync" if copy else "cudaLaunchKernel"
         yield {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 _WHAT = {
     "nvlink": ("NVLink", "rank {}"),
     "pcie": ("PCIe", "rank {}"),
-    "nic": ("NIC", "node {} NIC {}"),
-    "leaf": ("leaf switch", "unit {} rail {}"),
-    "spine": ("spine switch", "level {} pod {}"),
+    "nic": ("NIC", "node {} rail {}"),
+    "leaf": ("leaf", "unit {} rail {}"),
+    "spine": ("spine", "level {} pod {}"),
     "host_memory": ("host memory", "node {}"),
 }
 _PAIRS = {"out": "in", "in": "out", "up": "down", "down": "up"}
@@ -50,13 +51,13 @@ def task_title(name: str, kind: str) -> str:
 
 def link_titles(record: Record) -> dict[str, LinkTitle]:
     """Return the title of every link class by its name; in a pipeline it says which stage."""
-    stages = {c.representative: c.stage for c in record.classes}
-    if len(set(stages.values())) < 2:
-        stages = {}
-    return {link.name: _title(link, stages) for link in record.links}
+    classes = Counter(c.stage for c in record.classes)
+    alone = {c.representative: c.stage for c in record.classes if classes[c.stage] == 1}
+    return {link.name: _title(link, alone if len(classes) > 1 else {}) for link in record.links}
 
 
 def _title(link: LinkClass, stages: dict[int, int]) -> LinkTitle:
+    """Return a link's title; `stages` says of the ranks that stand for a stage for which."""
     what, _, way = link.kind.rpartition("_")
     if way not in _PAIRS:
         what, way = link.kind, ""
@@ -67,7 +68,7 @@ def _title(link: LinkClass, stages: dict[int, int]) -> LinkTitle:
     parts = pattern.split("{}")
     where = "".join(f"{part}{n}" for part, n in zip(parts, numbers, strict=False))
     if what in ("nvlink", "pcie") and numbers and numbers[0] in stages:
-        where = f"stage {stages[numbers[0]]}, {where}"
+        where = f"stage {stages[numbers[0]]}"
     return LinkTitle(title, way, where, link.count)
 
 
@@ -81,7 +82,7 @@ def other_way(link: LinkClass) -> str:
 
 def both_ways(title: LinkTitle) -> LinkTitle:
     """Return the title of a link and the one that carries the other way together."""
-    ways = "up and down" if title.way in ("up", "down") else "in and out"
+    ways = "up/down" if title.way in ("up", "down") else "in/out"
     return LinkTitle(title.what, ways, title.where, title.count)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from math import expm1
 from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
@@ -65,12 +66,15 @@ def _bag_op(model: Dlrm, shard: Shard, bags: float) -> Op:
     )
 
 
-def _update_op(model: Dlrm, shard: Shard, bags: float) -> Op:
+def _update_op(model: Dlrm, shard: Shard, bags: float, samples: int) -> Op:
     """The fused backward: pooled gradients in, looked-up rows and their state updated in place.
 
-    Every look-up is taken as a row of its own, which bounds the traffic from above.
+    Look-ups are sorted by row and a row is updated once, as FBGEMM does it. Of n look-ups that fall
+    on R rows at random, R (1 - exp(-n / R)) are of different rows.
     """
     lookups = bags * model.pooling
+    share = samples * model.pooling / model.rows
+    rows = lookups * -expm1(-share) / share
     state = {"adagrad_rowwise": 4.0, "sgd_fp32": 0.0, "adam_fp32": 8.0 * model.embedding_dim}
     row = _row_bytes(model, shard) + state[shard.precision.optimizer]
     pooled = bags * model.embedding_dim * _table_width(shard)
@@ -79,8 +83,8 @@ def _update_op(model: Dlrm, shard: Shard, bags: float) -> Op:
         "embedding_bag",
         shard.dtype,
         lookups * model.embedding_dim * 2,
-        pooled + lookups * (row + _INDEX_BYTES),
-        lookups * row,
+        pooled + rows * row + lookups * _INDEX_BYTES,
+        rows * row,
         (int(lookups * model.embedding_dim),),
     )
 
@@ -109,7 +113,7 @@ def _tables(model: Dlrm, shard: Shard, global_batch: int, local_batch: int) -> L
     module = Module(
         "embedding_bag",
         forward=(_bag_op(model, shard, bags),),
-        wgrad=(_update_op(model, shard, touched),),
+        wgrad=(_update_op(model, shard, touched, global_batch),),
         parameters=-(-model.tables * model.rows * model.embedding_dim // shard.data_ranks),
         saved_bytes=indices,
         post_forward=forward,

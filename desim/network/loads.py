@@ -31,19 +31,28 @@ class Profile:
     group: NDArray[np.int64]
     link: NDArray[np.int64]
     load: NDArray[np.float64]
-    latency_s: NDArray[np.float64]
-    """Latency of all steps of each group with the Simple protocol."""
+    near_s: NDArray[np.float64]
+    """Latency of each group's steps inside nodes or NVLink domains, with the Simple protocol."""
+    far_s: NDArray[np.float64]
+    """The same of its steps between them."""
     seconds_per_byte: NDArray[np.float64]
     """Largest load over capacity of each group's links; 0 without load."""
+    step_s: float
+    """Latency of one step inside a node or NVLink domain, with the Simple protocol."""
     sms: int
     """Streaming multiprocessors that the kernel holds on each member."""
     protocols: tuple[str, ...] = ALL_PROTOCOLS
     """Protocols that the algorithm exists in."""
 
     @property
+    def latency_s(self) -> NDArray[np.float64]:
+        """Latency of all steps of each group, with the Simple protocol."""
+        return self.near_s + self.far_s
+
+    @property
     def num_groups(self) -> int:
         """How many groups the profile describes."""
-        return len(self.latency_s)
+        return len(self.near_s)
 
 
 @dataclass(slots=True)
@@ -75,21 +84,24 @@ class Loads:
 
     def profile(
         self,
-        latency_s: NDArray[np.floating[Any]],
+        near_s: NDArray[np.floating[Any]],
+        far_s: NDArray[np.floating[Any]],
         sms: int,
         protocols: tuple[str, ...] = ALL_PROTOCOLS,
     ) -> Profile:
         """Return the profile of everything added."""
-        seconds = _rounded(np.asarray(latency_s, np.float64))
+        near, far = (_rounded(np.asarray(part, np.float64)) for part in (near_s, far_s))
+        step_s = self.topology.system.nvlink_latency_s
         if not self._chunks:
             none = np.zeros(0, np.int64)
             quiet = np.zeros(self.num_groups)
-            return Profile(none, none, np.zeros(0), seconds, quiet, sms, protocols)
+            return Profile(none, none, np.zeros(0), near, far, quiet, step_s, sms, protocols)
         group, link, load = (np.concatenate(column) for column in zip(*self._chunks, strict=True))
         num_links = self.topology.num_links
         key, load = _summed(group * num_links + link, load, self.num_groups * num_links)
         group, link, load = key // num_links, key % num_links, _rounded(load)
-        return Profile(group, link, load, seconds, self._seconds(group, link, load), sms, protocols)
+        busy = self._seconds(group, link, load)
+        return Profile(group, link, load, near, far, busy, step_s, sms, protocols)
 
     def _seconds(
         self, group: NDArray[np.int64], link: NDArray[np.int64], load: NDArray[np.float64]

@@ -39,12 +39,14 @@ def send_profile(
     system = topology.system
     flow, link = route(topology, source, destination)
     climbed = levels_climbed(topology, source, destination)
-    far_s = system.fabric.latency_s + system.fabric.hop_latency_s * (climbed - 1.0)
-    latency_s = np.where(climbed > 0, far_s, system.nvlink_latency_s)
+    outside = climbed > 0
+    hop_s = system.fabric.latency_s + system.fabric.hop_latency_s * (climbed - 1.0)
+    near_s = np.where(outside, 0.0, system.nvlink_latency_s)
+    far_s = np.where(outside, hop_s, 0.0)
     sms = system.device.communication.message_sms
     loads = Loads(topology, len(source))
     loads.add(0, flow, link, np.ones(len(flow)))
-    return loads.profile(latency_s, sms)
+    return loads.profile(near_s, far_s, sms)
 
 
 def copy_profile(
@@ -58,4 +60,5 @@ def copy_profile(
     loads.add(topology.start(kind), group, devices, whole)
     node = devices // topology.shape.devices_per_node
     loads.add(topology.start("host_memory"), group, node, whole)
-    return loads.profile(np.zeros(len(devices)), 0, ONLY_SIMPLE)
+    none = np.zeros(len(devices))
+    return loads.profile(none, none, 0, ONLY_SIMPLE)

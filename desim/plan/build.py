@@ -167,18 +167,18 @@ def _fold(
 
 
 def _group_colours(wiring: Wiring) -> NDArray[np.int64]:
-    """Start colour of a group: its family, and the latencies and times per byte of its profiles.
+    """Start colour of a group: its family, and the latencies and times per byte of its collectives.
 
-    Profiles that only light collectives use have no edges to links that would tell groups apart.
+    Light collectives have no edges to links that would tell groups apart.
     """
     colour = np.zeros(wiring.num_groups, dtype=np.int64)
     for number, (family, rows) in enumerate(wiring.members.items()):
         at = wiring.first[family]
         times = [
             part
-            for profile, owner in zip(wiring.profiles, wiring.profile_family, strict=True)
-            if owner == family
-            for part in (profile.latency_s, profile.seconds_per_byte)
+            for use in wiring.uses
+            if use.family == family
+            for part in (use.latency_s, wiring.profiles[use.profile].seconds_per_byte)
         ]
         _, kind = np.unique(np.stack(times), axis=1, return_inverse=True)
         colour[at : at + len(rows)] = number + len(wiring.members) * kind

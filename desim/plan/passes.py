@@ -87,11 +87,13 @@ def backward_layer(
         emit.phase = "recompute"
         for module in layer.modules:
             _forward(emit, module, keep=True)
+    selective = policy.recompute == "selective" and not full
     for part in reversed(range(len(layer.modules))):
         module = layer.modules[part]
-        if policy.recompute == "selective" and module.recomputable and not full:
+        if selective:
             emit.phase = "recompute"
-            _forward(emit, module, keep=True)
+            for again in _recomputed_before(layer, part):
+                _forward(emit, again, keep=True)
         emit.phase = "backward"
         _backward(emit, module, policy)
         for hook in hooks:
@@ -100,6 +102,20 @@ def backward_layer(
         emit.memory("activations", -layer.input_bytes)
     for hook in hooks:
         hook.after_layer(emit, "backward", position)
+
+
+def _recomputed_before(layer: Layer, part: int) -> tuple[Module, ...]:
+    """Modules that selective recompute runs again before the backward pass of module `part`.
+
+    A run of recomputable modules (core attention) is recomputed as a whole before the backward pass
+    of its last one, which needs what the others compute.
+    """
+    modules = layer.modules
+    last = part + 1 == len(modules) or not modules[part + 1].recomputable
+    first = part
+    while last and first >= 0 and modules[first].recomputable:
+        first -= 1
+    return modules[first + 1 : part + 1]
 
 
 def _recomputed(layer: Layer, policy: PassPolicy) -> bool:

@@ -38,7 +38,7 @@ class Messages:
         self._async = mode == "async"
         self._parts = num_parts
         self._interleaved = interleaved
-        self._templates: dict[tuple[str, ...], Template] = {}
+        self._templates: dict[tuple[str, bool], Template] = {}
 
     def sends(self, item: Pass, part: int) -> str:
         """Slot on which a pass of model chunk `part` sends its result, or nothing."""
@@ -53,23 +53,19 @@ class Messages:
         return "recv_backward" if part < self._parts - 1 else ""
 
     def _post(
-        self, builder: ProgramBuilder, micro_batch: int, *slots: str, early: bool = False
+        self, builder: ProgramBuilder, micro_batch: int, slot: str, *, early: bool = False
     ) -> list[Mark]:
-        """Post ends of messages together; an early one waits for nothing that is computed."""
-        slots = tuple(slot for slot in slots if slot)
-        if not slots:
+        """Post one end of a message, if there is one; early: without waiting for what is computed."""
+        if not slot:
             return []
-        key = (*slots, "early" if early else "")
+        key = (slot, early)
         if key not in self._templates:
             emit = self._emitter()
-            emit.phase = "forward" if slots[0].endswith("forward") else "backward"
+            emit.phase = "forward" if slot.endswith("forward") else "backward"
             after = NOTHING if early else START
-            for slot in slots:
-                mark = emit.message(slot, self._size, (after,), beside=self._async)
-                emit.output(slot, mark)
+            emit.output(slot, emit.message(slot, self._size, (after,), beside=self._async))
             self._templates[key] = emit.finish()
-        outputs = builder.place(self._templates[key], micro_batch)
-        return [mark for slot in slots for mark in outputs[slot]]
+        return list(builder.place(self._templates[key], micro_batch)[slot])
 
     def run(
         self,
@@ -115,7 +111,8 @@ class Messages:
             self._post(builder, micro_batch, send)
             return self._post(builder, following[0].micro_batch, receive) if following else []
         if send and receive and following and following[0].kind != item.kind:
-            return self._post(builder, micro_batch, send, receive)
+            sent = self._post(builder, micro_batch, send)
+            return [*sent, *self._post(builder, following[0].micro_batch, receive)]
         sent = self._post(builder, micro_batch, send)
         if sent:
             builder.wait(sent)

@@ -58,8 +58,8 @@ class StepEnds:
 
     def begin(self, builder: ProgramBuilder) -> None:
         """Place what precedes the first pass."""
-        self._zero_gradients(builder)
         self._gather(builder)
+        self._zero_gradients(builder)
 
     def end(self, builder: ProgramBuilder) -> None:
         """Place what follows the last pass."""

@@ -34,12 +34,12 @@ _MEMORY_TRAFFIC = {
 _LIGHT = 0.01
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Use:
     """How one collective of the programs uses the network.
 
-    `profile` indexes `Wiring.profiles`; its latency is multiplied by `latency_factor` and its loads
-    by `scale` (protocol). `memory_traffic` is device-memory bytes per byte through the links. A
+    `profile` indexes `Wiring.profiles`. `latency_s` is the latency of every group of the family with
+    the chosen protocol, whose loads are the profile's times `scale`. `memory_traffic` is device-memory bytes per byte through the links. A
     `light` collective's bytes take under a hundredth of its latency: they are paid as latency and
     load no links, so that a norm of four bytes does not tell the positions in a tree apart.
     """
@@ -48,7 +48,7 @@ class Use:
     profile: int
     algorithm: str
     protocol: str
-    latency_factor: float
+    latency_s: NDArray[np.float64]
     scale: float
     memory_traffic: float
     light: bool
@@ -164,8 +164,9 @@ class _Pricer:
         traffic = _MEMORY_TRAFFIC[comm.collective]
         if comm.collective == "send_recv":
             number = self._profile(family, comm.collective, "send_recv")
-            light = self._light(number, comm.size_bytes, 1.0, 1.0)
-            return Use(family, number, "send_recv", "Simple", 1.0, 1.0, traffic, light)
+            latency_s = self.profiles[number].latency_s
+            light = self._light(number, comm.size_bytes, latency_s, 1.0)
+            return Use(family, number, "send_recv", "Simple", latency_s, 1.0, traffic, light)
         pin = getattr(self._pins, comm.collective)
         sample = self._members[family][:1]
         names = available(self._topology, sample.shape[1], sample, comm.collective)
@@ -181,25 +182,26 @@ class _Pricer:
         candidates = {name: self._sample(family, comm.collective, name) for name in names}
         choice = choose(candidates, float(comm.size_bytes))
         algorithm = choice.names[int(choice.algorithm[0])]
-        alone = candidates[algorithm].latency_s[0]
-        factor = float(choice.latency_s[0] / alone) if alone else 1.0
+        protocol = PROTOCOLS[int(choice.protocol[0])]
         scale = float(choice.scale[0])
         number = self._profile(family, comm.collective, algorithm)
+        latency_s = protocol.latency_s(algorithm, self.profiles[number])
         return Use(
             family=family,
             profile=number,
             algorithm=algorithm,
-            protocol=PROTOCOLS[int(choice.protocol[0])].name,
-            latency_factor=factor,
+            protocol=protocol.name,
+            latency_s=latency_s,
             scale=scale,
             memory_traffic=traffic,
-            light=self._light(number, comm.size_bytes, factor, scale),
+            light=self._light(number, comm.size_bytes, latency_s, scale),
         )
 
-    def _light(self, number: int, size_bytes: int, factor: float, scale: float) -> bool:
-        profile = self.profiles[number]
-        bytes_s = size_bytes * profile.seconds_per_byte * scale
-        return bool((bytes_s <= _LIGHT * profile.latency_s * factor).all())
+    def _light(
+        self, number: int, size_bytes: int, latency_s: NDArray[np.float64], scale: float
+    ) -> bool:
+        bytes_s = size_bytes * self.profiles[number].seconds_per_byte * scale
+        return bool((bytes_s <= _LIGHT * latency_s).all())
 
     def _sample(self, family: str, collective: str, algorithm: str) -> Profile:
         key = (family, collective, algorithm)

@@ -39,15 +39,14 @@ def cards(summary: Mapping[str, Any], record: Record) -> list[Card]:
         ("samples_per_s", "samples per second", "samples/s"),
     ):
         if summary.get(key):
-            found.append(Card(what, grouped(float(summary[key])), unit, _days(summary, key)))
-    if summary.get("mfu") is not None:
-        hfu = f"with recompute (HFU) {100 * float(summary['hfu']):.1f} %"
-        found.append(
-            Card("model FLOPs utilisation", f"{100 * float(summary['mfu']):.1f}", "%", hfu)
-        )
-    if summary.get("model_tflop_per_s_per_device") is not None:
-        rate = float(summary["model_tflop_per_s_per_device"])
-        found.append(Card("model FLOP/s per GPU", f"{rate:.1f}", "TFLOP/s"))
+            found.append(Card(what, grouped(float(summary[key])), unit, _remark(summary, key)))
+    mfu, rate = summary.get("mfu"), summary.get("model_tflop_per_s_per_device")
+    if mfu is not None:
+        hfu = f"{100 * float(summary['hfu']):.1f} % with recomputation (HFU)"
+        found.append(Card("model FLOPs utilisation", f"{100 * float(mfu):.1f}", "%", hfu))
+    if rate is not None:
+        peak = f"of {float(rate) / float(mfu):,.0f} TFLOP/s dense peak" if mfu else ""
+        found.append(Card("model FLOP/s per GPU", f"{float(rate):.1f}", "TFLOP/s", peak))
     return [*found, _memory(summary, record)]
 
 
@@ -59,22 +58,25 @@ def _duration(seconds: float) -> tuple[str, str]:
 
 def _throughput(summary: Mapping[str, Any]) -> str:
     tokens = summary.get("tokens_per_s")
-    return f"{grouped(float(tokens))} tokens/s in all" if tokens else ""
+    return f"{grouped(float(tokens))} tokens/s on all GPUs" if tokens else ""
 
 
-def _days(summary: Mapping[str, Any], key: str) -> str:
+def _remark(summary: Mapping[str, Any], key: str) -> str:
     """Say how long 10^12 tokens take, which is how training runs are budgeted."""
-    if key != "tokens_per_s_per_device" or not summary.get("tokens_per_s"):
-        return ""
-    return f"{1e12 / float(summary['tokens_per_s']) / 86400:.1f} days for 10^12 tokens"
+    if key == "tokens_per_s_per_device" and summary.get("tokens_per_s"):
+        return f"{1e12 / float(summary['tokens_per_s']) / 86400:,.1f} days per trillion tokens"
+    each = summary.get("samples_per_s_per_device")
+    return f"{grouped(float(each))} samples/s per GPU" if each else ""
 
 
 def _memory(summary: Mapping[str, Any], record: Record) -> Card:
     peaks = {str(stage): float(size) for stage, size in summary["peak_memory_bytes"].items()}
     stage = max(peaks, key=lambda name: peaks[name])
     capacity = float(record.details.get("device_memory_bytes", 0.0))
-    held = f" in {capacity / _GIB:.0f} GiB" if capacity else ""
     verdict = "fits" if summary["fits"] else "does not fit"
+    held = f" in {capacity / _GIB:.1f} GiB" if capacity else ""
+    if capacity and not summary["fits"]:
+        held += f": {(peaks[stage] - capacity) / _GIB:.1f} GiB too much"
     where = f" (stage {stage})" if len(peaks) > 1 else ""
     size = f"{peaks[stage] / _GIB:.1f}"
     return Card("peak memory" + where, size, "GiB", f"{verdict}{held}", not summary["fits"])
@@ -84,14 +86,16 @@ def subtitle(summary: Mapping[str, Any]) -> str:
     """Return the size of the job in a line."""
     billions = float(summary["parameters"]) / 1e9
     size = f"{billions:.1f} billion" if billions >= 1 else f"{billions * 1e3:.1f} million"
-    parts = [f"{int(summary['num_devices']):,} GPUs", f"{size} parameters"]
+    devices = f"{int(summary['num_devices']):,} {summary.get('device', 'GPUs')}"
+    parts = [devices, f"{size} parameters"]
     return ", ".join([*parts, *([str(summary["mesh"])] if summary.get("mesh") else [])])
 
 
 def footer(summary: Mapping[str, Any]) -> str:
     """Return what the simulation itself took."""
     tasks, classes, events = (int(summary[key]) for key in ("tasks", "rank_classes", "events"))
+    kinds = "1 kind of rank" if classes == 1 else f"{classes:,} kinds of ranks"
     return (
-        f"desim simulated {tasks:,} tasks of {classes:,} kinds of ranks with {events:,} events"
+        f"desim simulated {tasks:,} tasks of {kinds} with {events:,} events"
         f" in {float(summary['simulate_wall_s']):.2f} s"
     )

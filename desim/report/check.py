@@ -36,7 +36,7 @@ def examine(scenario: Scenario) -> dict[str, Any]:
     data = mesh.sizes["dp"]
     return {
         "name": scenario.name,
-        "scenario": dump_scenario(scenario),
+        "scenario": scenario.model_dump(mode="json", by_alias=True, exclude_none=True),
         "parameters": parameter_count(workload.model),
         "model_flops_per_step": flops,
         "num_devices": cluster.devices,
@@ -61,19 +61,18 @@ def _groups(mesh: Mesh, devices_per_node: int) -> dict[str, dict[str, int]]:
     return found
 
 
-def check_text(findings: Mapping[str, Any], notes: Sequence[str]) -> str:
-    """Write findings for a terminal."""
-    lines = [f"{findings['name']}: valid", ""]
+def check_text(findings: Mapping[str, Any], scenario: Scenario, notes: Sequence[str]) -> str:
+    """Write the resolved scenario and the findings for a terminal, what matters most last."""
+    lines = [dump_scenario(scenario), f"{findings['name']}: valid"]
     lines.append(f"  parameters     {findings['parameters']:,}")
     lines.append(f"  model FLOPs    {findings['model_flops_per_step']:.4g} per step")
     lines.append(f"  devices        {findings['num_devices']:,}")
     mesh = " ".join(f"{axis}{size}" for axis, size in findings["mesh"].items())
     lines.append(f"  mesh           {mesh} (order {findings['order']})")
     for axis, group in findings["groups"].items():
-        nodes = "node" if group["nodes"] == 1 else "nodes"
         lines.append(
-            f"    {axis}           {group['groups']:,} groups of {group['ranks']:,} ranks"
-            f" on {group['nodes']:,} {nodes} each"
+            f"    {axis}           {_count(group['groups'], 'group')} of"
+            f" {_count(group['ranks'], 'rank')} on {_count(group['nodes'], 'node')} each"
         )
     lines.append(f"  micro-batches  {findings['micro_batches']:,} per step and pipeline")
     capacity = show(findings["device_memory_bytes"], "bytes")
@@ -81,6 +80,9 @@ def check_text(findings: Mapping[str, Any], notes: Sequence[str]) -> str:
     for stage, peak in findings["peak_memory_bytes"].items():
         over = "" if peak <= findings["device_memory_bytes"] else "   DOES NOT FIT"
         lines.append(f"    stage {stage:<3}    {show(peak, 'bytes')}{over}")
-    lines += ["", findings["scenario"].rstrip()]
-    lines += [f"note: {note}" for note in notes]
+    lines += [f"warning: {note}" for note in notes]
     return "\n".join(lines)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")

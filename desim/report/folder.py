@@ -16,11 +16,19 @@ def default_folder(name: str) -> Path:
     return Path(RESULTS) / (safe.strip(".") or "run")
 
 
-def require_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be written, before any time is spent; creates nothing.
+def results_folder(out: str | None, name: str) -> Path:
+    """Return the folder that `--out` names, or the default one where it is left out.
 
-    Raises SpecError.
+    Raises SpecError where it cannot be written, before any time is spent; creates nothing.
     """
+    if out is not None and not out.strip():
+        raise SpecError([Mistake("--out", "must name a folder", repr(out))])
+    folder = default_folder(name) if out is None else Path(out)
+    _require_writable(folder)
+    return folder
+
+
+def _require_writable(folder: Path) -> None:
     place = folder
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from desim.plan.schedules import SCHEDULES
 from desim.spec.base import Spec
@@ -30,21 +30,26 @@ def _names(kind: str) -> Iterator[str]:
             contract = (schedule.__doc__ or "").splitlines()[0]
             yield f"{name:<14}{contract}"
     elif kind == "policies":
-        yield from _options("policies", Policies)
-        yield from _options("kernels", Kernels)
+        yield from _options("policies", Policies, _defaults(Policies()))
+        yield from _options("kernels", Kernels, _defaults(Kernels()))
     else:
         yield from list_names(kind)
 
 
-def _options(path: str, spec: type[Spec]) -> Iterator[str]:
+def _defaults(section: Spec) -> dict[str, Any]:
+    """Every default of a section as it would be written, quantities with their units."""
+    return section.model_dump(mode="json", by_alias=True)
+
+
+def _options(path: str, spec: type[Spec], defaults: dict[str, Any]) -> Iterator[str]:
     """Every setting of a section with what it may be and what it is by default."""
     for name, field in spec.model_fields.items():
-        here = f"{path}.{field.alias or name}"
+        key = field.alias or name
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Spec):
-            yield from _options(here, kind)
+            yield from _options(f"{path}.{key}", kind, defaults[key])
             continue
-        yield f"{here:<40}{_choices(kind):<46}default {_plain(field.default)}"
+        yield f"{f'{path}.{key}':<40}{_choices(kind):<46}default {_plain(defaults[key])}"
 
 
 def _choices(kind: object) -> str:
@@ -60,6 +65,4 @@ def _choices(kind: object) -> str:
 def _plain(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
     return "null" if value is None else str(value)

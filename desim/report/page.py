@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from desim.analyze.breakdown import breakdown
 from desim.analyze.links import measured_window_ps
 from desim.export.files import write_aside
+from desim.record import PS_PER_S
 from desim.report import palette
 from desim.report.cards import Card, cards, footer, subtitle
-from desim.report.figures import link_figure, memory_figures, ranked_figure, time_share_figure
+from desim.report.figures import link_figure, ranked_figure, time_share_figure
+from desim.report.memory import memory_figures
 from desim.report.timeline import packed_timeline
 
 if TYPE_CHECKING:
@@ -42,12 +44,13 @@ def write_report(
             f'<div class="warning">{html.escape(str(warning))}</div>'
             for warning in summary.get("warnings", ())
         ),
+        categories=_categories(summary["time_share"]),
         configuration=html.escape(scenario_yaml),
         footer=html.escape(footer(summary)),
         css=_resource("page.css"),
         plotly=_plotly(),
         data=_inline(_data(record, summary)),
-        script=_resource("page.js"),
+        script=_resource("timeline.js") + _resource("page.js").removeprefix('"use strict";\n'),
     )
     write_aside(path, text.encode())
 
@@ -79,24 +82,37 @@ def _card(card: Card) -> str:
     )
 
 
+def _categories(shares: Mapping[str, float]) -> str:
+    """Return what the categories mean that took any time, as markup."""
+    taken = [category for category, share in shares.items() if share > 0]
+    meanings = {palette.words(c): palette.CATEGORIES[c].meaning for c in taken}
+    if any(category.startswith("exposed_") for category in taken):
+        meanings["exposed"] = palette.EXPOSED_MEANING
+    return " ".join(
+        f"<b>{html.escape(words)}</b>: {html.escape(meaning)}."
+        for words, meaning in meanings.items()
+        if meaning
+    )
+
+
 def _data(record: Record, summary: Mapping[str, Any]) -> dict[str, Any]:
     stages, kinds = summary.get("stage_time_share"), summary.get("compute_by_kind")
     if stages is None or kinds is None:
         measured = breakdown(record)
         stages, kinds = measured.stage_time_share, measured.compute_by_kind
     step_time_s = float(summary["step_time_s"])
+    begin, finish = measured_window_ps(record)
     return {
-        "origin_s": measured_window_ps(record)[0] / 1e12,
+        "origin_s": begin / PS_PER_S,
+        "step_s": (finish - begin) / PS_PER_S,
         "time_share": time_share_figure(summary["time_share"], stages, step_time_s),
         "timeline": packed_timeline(record),
         "memory": memory_figures(record),
         "links": link_figure(record),
-        "critical_path": ranked_figure(
-            _critical(summary.get("critical_path", ())), "critical path"
-        ),
+        "critical_path": ranked_figure(_critical(summary.get("critical_path", ())), step_time_s),
         "kernels": ranked_figure(
             [(kind.replace("_", " "), time_s, _KERNEL_COLOUR) for kind, time_s in kinds.items()],
-            "time per step",
+            step_time_s,
         ),
     }
 

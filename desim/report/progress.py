@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 _AFTER_S = 1.0
 _EVERY_S = 0.25
+_NAME = 40  # characters of a scenario's name that the line has room for
 
 
 class Progress:
     """Shows how far a run is, from a thread that only reads the player; silent unless `show`."""
 
     def __init__(self, name: str, *, show: bool) -> None:
-        self._name = name
+        self._name = name[:_NAME]
         self._player: Player | None = None
         self._doing = "planning"
         self._done = threading.Event()

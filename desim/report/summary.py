@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from desim.analyze.breakdown import breakdown
-from desim.analyze.links import busiest
 from desim.report import palette
 from desim.report.cards import cards, footer, subtitle
+from desim.report.links import busiest_of_each_kind, link_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ _WIDTH = 100
 _BAR = 40
 _MAX_STAGES = 8
 _MAX_CATEGORIES = 8
+_MAX_LINKS = 4
 _SMALLEST_SHARE = 0.0005
 _GIB = 2.0**30
 
@@ -33,13 +35,13 @@ def render(summary: Mapping[str, Any], record: Record, notes: Sequence[str] = ()
         measured = breakdown(record)
         stages, lanes = measured.stage_time_share, measured.communication
     step_time_s = float(summary["step_time_s"])
+    capacity_bytes = float(record.details.get("device_memory_bytes", 0.0))
     lines = [
         *_headline(summary, record),
         *_bars(summary["time_share"], step_time_s),
-        *_stages(stages, summary["peak_memory_bytes"]),
-        *_communication(lanes, step_time_s),
-        *_critical_path(summary.get("critical_path", ()), step_time_s),
-        *_links(record),
+        *_stages(stages, summary["peak_memory_bytes"], capacity_bytes),
+        *_beside(list(_communication(lanes, step_time_s)), list(_links(record))),
+        *_critical_path(summary, step_time_s),
         "",
         footer(summary),
         *notes,
@@ -51,9 +53,8 @@ def _headline(summary: Mapping[str, Any], record: Record) -> Iterator[str]:
     name = summary.get("name", "")
     yield f"{name}: {subtitle(summary)}" if name else subtitle(summary)
     for card in cards(summary, record):
-        more = f"   {card.more}" if card.more else ""
-        loud = "   <-- DOES NOT FIT" if card.bad else ""
-        yield f"  {card.what:<28}{card.value:>10} {card.unit:<10}{more}{loud}"
+        more = card.more.replace("does not fit", "DOES NOT FIT") if card.bad else card.more
+        yield f"  {card.what:<28}{card.value:>10} {card.unit:<10}   {more}"
 
 
 def _bars(shares: Mapping[str, float], step_time_s: float) -> Iterator[str]:
@@ -73,7 +74,9 @@ def _bars(shares: Mapping[str, float], step_time_s: float) -> Iterator[str]:
         yield f"  {words:<18}{100 * share:5.1f} % {seconds:>13}  {bar}"
 
 
-def _stages(stages: Mapping[str, Mapping[str, float]], peaks: Mapping[str, float]) -> Iterator[str]:
+def _stages(
+    stages: Mapping[str, Mapping[str, float]], peaks: Mapping[str, float], capacity_bytes: float
+) -> Iterator[str]:
     """Yield a table with a line for each stage; of many stages the first and the last ones."""
     if len(stages) < 2:
         return
@@ -95,38 +98,62 @@ def _stages(stages: Mapping[str, Mapping[str, float]], peaks: Mapping[str, float
             share["bubble"],
         ]
         table = " ".join(f"{100 * value:7.1f} %" for value in columns)
-        memory = f"{float(peaks[name]) / _GIB:10.1f} GiB" if name in peaks else ""
-        yield f"  {name:>5} {table} {memory}"
+        peak = float(peaks.get(name, 0.0))
+        memory = f"{peak / _GIB:10.1f} GiB" if name in peaks else ""
+        over = "  DOES NOT FIT" if 0 < capacity_bytes < peak else ""
+        yield f"  {name:>5} {table} {memory}{over}"
 
 
 def _communication(lanes: Mapping[str, Mapping[str, float]], step_time_s: float) -> Iterator[str]:
-    if not lanes:
-        return
-    parts = [
-        f"{lane} {1e3 * times['total_s']:,.1f} ms ({100 * times['exposed_s'] / step_time_s:.1f} %"
-        " exposed)"
-        for lane, times in lanes.items()
-    ]
-    yield ""
-    yield from _wrapped("communication   ", parts)
-
-
-def _critical_path(path: Iterable[Mapping[str, Any]], step_time_s: float) -> Iterator[str]:
-    largest = sorted(path, key=lambda part: -float(part["seconds"]))[:4]
-    parts = [
-        f"{part['what']} {100 * float(part['seconds']) / step_time_s:.1f} %" for part in largest
-    ]
-    if parts:
-        yield from _wrapped("critical path   ", parts)
+    """Yield a table with a line for each lane: its time in all, and the exposed share of a step."""
+    if lanes:
+        yield f"{'communication':<14}{'in all':>10}  {'exposed':>8}"
+    for lane, times in lanes.items():
+        total = f"{1e3 * times['total_s']:,.1f} ms"
+        exposed = f"{100 * times['exposed_s'] / step_time_s:.1f} %"
+        yield f"  {lane:<9}{total:>13}  {exposed:>8}"
 
 
 def _links(record: Record) -> Iterator[str]:
+    """Yield a table with the busiest link of each kind."""
+    rows = busiest_of_each_kind(link_rows(record))[:_MAX_LINKS]
+    if rows:
+        yield f"{'busiest links':<16}{'mean':>8}{'peak':>8}"
+    for row in rows:
+        title = row.title
+        name = f"{title.what} {title.way}".rstrip()[:14]
+        where = f"{title.where} (x{title.count})".strip()
+        yield f"  {name:<14}{100 * row.mean:6.1f} %{100 * row.peak:6.0f} %  {where}"
+
+
+def _beside(left: Sequence[str], right: Sequence[str]) -> Iterator[str]:
+    """Yield two tables beside each other."""
+    if not left and not right:
+        return
+    yield ""
+    width = max(map(len, left), default=-4) + 4
+    for one, other in zip_longest(left, right, fillvalue=""):
+        yield f"{one:<{width}}{other}"
+
+
+def _critical_path(summary: Mapping[str, Any], step_time_s: float) -> Iterator[str]:
+    """Yield the shares of the critical path, and the tasks that it spends most time in."""
+    path: Iterable[Mapping[str, Any]] = summary.get("critical_path", ())
+    largest = sorted(path, key=lambda part: -float(part["seconds"]))[:4]
+    if not largest:
+        return
+    shares: Mapping[str, float] = summary.get("critical_path_share", {})
     parts = [
-        f"{use.link.name} {100 * use.mean:.1f} % (peak {100 * use.peak:.0f} %)"
-        for use in busiest(record)[:3]
+        f"{palette.words(category)} {100 * share:.1f} %"
+        for category, share in sorted(shares.items(), key=lambda item: -item[1])
+        if share >= 10 * _SMALLEST_SHARE
     ]
-    if parts:
-        yield from _wrapped("busiest links   ", parts)
+    yield ""
+    yield from _wrapped("critical path   ", parts)
+    tasks = [
+        f"{part['what']} {100 * float(part['seconds']) / step_time_s:.1f} %" for part in largest
+    ]
+    yield from _wrapped("  largest parts ", tasks)
 
 
 def _wrapped(head: str, parts: Sequence[str]) -> Iterator[str]:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from desim.analyze.choose import drawn_classes
+from desim.analyze.critical_path import critical_path
 from desim.analyze.distinct import distinct
-from desim.record import LANES, PHASES
+from desim.export.lanes import chunk_numbers
+from desim.export.titles import task_title
+from desim.record import LANES, PHASES, PS_PER_S
 from desim.report import palette
 from desim.units import show
 
@@ -51,7 +54,10 @@ class _Drawn:
 
 
 def packed_timeline(record: Record) -> dict[str, Any]:
-    """Return rows, labels and the packed columns of the timeline, ready for JSON."""
+    """Return rows, labels and the packed columns of the timeline, ready for JSON.
+
+    `path` holds the critical path: (class, start, end) in seconds of the simulation.
+    """
     chosen = drawn_classes(record, MAX_CLASSES)
     labels: list[dict[str, Any]] = []
     drawn = [_of_class(record, record.spans_of(index), labels) for index in chosen]
@@ -73,16 +79,31 @@ def packed_timeline(record: Record) -> dict[str, Any]:
         }
         for index in chosen
     }
-    return {"rows": rows, "classes": classes, "labels": labels, **_columns(drawn)}
+    path = _path(record)
+    return {"rows": rows, "classes": classes, "labels": labels, "path": path, **_columns(drawn)}
+
+
+def _path(record: Record) -> list[list[float]]:
+    """Return the stretches of time that the critical path spends on each rank class."""
+    stretches: list[list[float]] = []
+    for link in critical_path(record):
+        start, end = link.start_ps / PS_PER_S, link.end_ps / PS_PER_S
+        if stretches and stretches[-1][0] == link.rank_class:
+            stretches[-1][2] = end
+        else:
+            stretches.append([link.rank_class, start, end])
+    return stretches
 
 
 def _of_class(record: Record, spans: Spans, labels: list[dict[str, Any]]) -> _Drawn:
     """Return tasks and waits of a class and append their texts to `labels`."""
     waits = np.flatnonzero((spans.start_ps > spans.ready_ps) & (spans.lane != _COMPUTE))
-    columns = (spans.lane, spans.name, spans.phase, spans.group, spans.size_bytes)
+    chunk = np.where(spans.lane == _COMPUTE, chunk_numbers(spans.layer), 0)
+    columns = (spans.lane, spans.name, spans.phase, spans.group, spans.size_bytes, chunk)
     first, inverse = distinct(*columns)
     base = len(labels)
-    texts = [_label(record, spans, row) for row in first.tolist()]
+    chunks = int(chunk.max(initial=0)) + 1
+    texts = [_label(record, spans, row, int(chunk[row]), chunks) for row in first.tolist()]
     labels += texts + [{**text, "wait": 1, "colour": palette.WAIT} for text in texts]
     row = _ROW_INDEX[spans.lane]
     row = np.append(row, row[waits])
@@ -98,19 +119,22 @@ def _of_class(record: Record, spans: Spans, labels: list[dict[str, Any]]) -> _Dr
     )
 
 
-def _label(record: Record, spans: Spans, row: int) -> dict[str, Any]:
+def _label(record: Record, spans: Spans, row: int, chunk: int, chunks: int) -> dict[str, Any]:
+    """Return the texts of a task: `chunk` of `chunks` parts of the model that the rank holds."""
     lane, phase, group = LANES[spans.lane[row]], PHASES[spans.phase[row]], int(spans.group[row])
-    computing = lane == "compute"
-    label = {
-        "name": record.names[spans.name[row]],
-        "phase": phase,
-        "colour": palette.PHASES[phase] if computing else palette.LANES[_ROW_OF[lane]],
-        "key": phase if computing else _ROW_OF[lane],
-    }
-    if group >= 0:
-        size = show(float(spans.size_bytes[row]), "bytes")
-        label["more"] = f"{size}, group {record.groups[group]}"
-    return label
+    name = record.names[spans.name[row]]
+    if lane != "compute":
+        key = _ROW_OF[lane]
+        title = task_title(name, record.kinds[spans.kind[row]])
+        label = {"name": title, "phase": phase, "colour": palette.LANES[key], "key": key}
+        if group >= 0:
+            size = show(float(spans.size_bytes[row]), "bytes")
+            label["more"] = f"{size}, group {record.groups[group]}"
+        return label
+    colour, key = palette.PHASES[phase], phase
+    if chunks > 1 and spans.micro_batch[row] >= 0:
+        colour, key = palette.shade(colour, chunk, chunks), f"{phase}, chunk {chunk}"
+    return {"name": name, "phase": phase, "colour": colour, "key": key}
 
 
 def _coarsened(one: _Drawn, labels: list[dict[str, Any]], *, by_layer: bool) -> _Drawn:
@@ -142,7 +166,7 @@ def _columns(drawn: Sequence[_Drawn]) -> dict[str, Any]:
     """Return the columns of all classes as base64 text, and what they are relative to."""
     start = np.concatenate([one.start_ps for one in drawn])
     end = np.concatenate([one.end_ps for one in drawn])
-    origin = int(start.min(initial=int(end.min(initial=0))))
+    origin = int(start.min()) if len(start) else 0
     # 32 bits hold the whole stretch of time in steps of this many picoseconds.
     tick_ps = max(1, -(-(int(end.max(initial=0)) - origin) // (2**32 - 1)))
     ticks = ((start - origin) // tick_ps).astype("<u4")

@@ -27,7 +27,9 @@ class AttentionEfficiency(Spec):
     """Shares of the dense peak that an attention backend reaches on long sequences."""
 
     forward: Share
+    """Of the forward kernel."""
     backward: Share
+    """Of the backward kernel."""
 
 
 class DeviceKernels(Spec):
@@ -57,33 +59,43 @@ class DeviceCommunication(Spec):
     nvls_sms: Annotated[int, Ge(0)] = 0
     """Streaming multiprocessors that an in-switch (NVLS) collective holds."""
     beside_compute: Share
-    """Bandwidth of a collective that runs beside compute, as a share of its bandwidth alone."""
+    """Bandwidth of a collective beside whose beginning kernels run, as a share of that alone."""
 
 
 class Device(Spec):
     """An accelerator."""
 
     name: str
+    """What reports call it."""
     source: str
+    """Where its numbers are published."""
     sms: PositiveInt
+    """Streaming multiprocessors."""
     memory_bytes: Bytes = Field(alias="memory")
+    """Device memory as the driver reports it."""
     memory_bytes_per_s: BytesPerSecond = Field(alias="memory_bandwidth")
+    """Bandwidth of the device memory."""
     peak_flops_per_s: dict[Dtype, FlopsPerSecond] = Field(alias="peak")
     """Dense peak by dtype, without sparsity, at the boost clock."""
     power_w: Watts = Field(alias="power")
+    """Power limit."""
     nvlink_bytes_per_s: BytesPerSecondOrNone = Field(alias="nvlink")
     """NVLink bandwidth of one device in one direction; 0 for a device without NVLink."""
     pcie_bytes_per_s: BytesPerSecond = Field(alias="pcie")
     """Bandwidth between host and device in one direction."""
     kernels: DeviceKernels
+    """What kernels reach."""
     communication: DeviceCommunication
+    """What communication kernels take."""
 
 
 class Fabric(Spec):
     """The network between nodes."""
 
     name: str
+    """What reports call it."""
     source: str
+    """Where its numbers are published."""
     topology: Literal["rail", "fat_tree"]
     """`rail`: NIC i of every node of a pod on leaf i; `fat_tree`: a node's NICs on one leaf."""
     nic_bytes_per_s: BytesPerSecond = Field(alias="nic")
@@ -95,7 +107,7 @@ class Fabric(Spec):
     oversubscription: Annotated[float, Ge(1)] = 1.0
     """Bandwidth into a leaf from below over its bandwidth upward."""
     latency_s: Seconds = Field(alias="latency")
-    """One step of a ring or tree between nodes under one leaf, protocol included."""
+    """One step of a ring or tree between nodes under one leaf, with NCCL's Simple protocol."""
     hop_latency_s: Seconds = Field(alias="hop_latency")
     """Added by each switch level that a step climbs above the leaf."""
 
@@ -104,18 +116,25 @@ class System(Spec):
     """Nodes of one kind of device joined by one fabric."""
 
     name: str
+    """What reports call it."""
     source: str
+    """Where its numbers are published."""
     device: Device
+    """A name of the catalogue, the path of a file, or the mapping."""
     fabric: Fabric
+    """A name of the catalogue, the path of a file, or the mapping."""
     devices_per_node: PositiveInt
+    """Devices of a node."""
     nics_per_node: PositiveInt
+    """Network cards of a node."""
     nvlink_domain: PositiveInt
     """Devices that NVLink joins; 1 where the devices of a node talk over PCIe alone."""
     intra_node: Literal["nvswitch", "mesh", "pcie"]
+    """What joins the devices of a node."""
     nvls: bool
     """Whether the NVSwitch reduces in the switch (NVLink SHARP; Hopper and later)."""
     nvlink_latency_s: Seconds = Field(alias="nvlink_latency")
-    """One step of a ring inside the domain, protocol included."""
+    """One step of a ring inside the domain, with NCCL's Simple protocol."""
     nvlink_efficiency: Share
     """Share of the NVLink bandwidth that large NCCL messages reach."""
     nvls_efficiency: Share = 1.0
@@ -124,5 +143,8 @@ class System(Spec):
     pcie_efficiency: Share = 0.85
     """Share of the PCIe bandwidth that pinned copies reach."""
     host_memory_bytes: Bytes = Field(alias="host_memory")
+    """Memory of a node's host."""
     host_memory_bytes_per_s: BytesPerSecond = Field(alias="host_memory_bandwidth")
+    """Its bandwidth."""
     max_devices: Annotated[int, Ge(1), Lt(2**31)] | None = None
+    """Devices of the largest such system that was built."""

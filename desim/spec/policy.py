@@ -62,13 +62,17 @@ class Policies(Spec):
     """Choices that change when and how work is done, never what is computed."""
 
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
+    """Order of micro-batch passes on each stage."""
     recompute: Literal["none", "selective", "full"] = "none"
     """`selective`: core attention is recomputed in the backward pass; `full`: every layer."""
     overlap: Overlap = Overlap()
+    """What communication may run beside compute."""
     bucket_bytes: Bytes = Field(alias="bucket", default=160e6)
     """Size of a gradient bucket (40 M fp32 elements in Megatron-LM)."""
     fsdp: Fsdp = Fsdp()
+    """How layers are gathered and freed under `zero: 3`."""
     collectives: Collectives = Collectives()
+    """Algorithm of each collective."""
     split_p2p: bool = True
     """Whether a stage sends its 1/tensor part (sequence parallel) or the whole activation."""
     gradient_clipping: bool = True
@@ -82,7 +86,10 @@ class Kernels(Spec):
     """The software stack that provides the kernels."""
 
     attention: AttentionBackend = "flash2"
+    """Attention kernels; `unfused` keeps the scores in memory."""
     fusion: Literal["eager", "apex", "compile", "te"] = "te"
+    """What fuses elementwise kernels: nothing, apex, torch.compile, or Transformer Engine."""
     cuda_graphs: bool = False
+    """Whether a pass is launched as one graph."""
     launch_s: Seconds | None = Field(alias="launch", default=None)
     """Host time to launch one kernel; the stack's constant where left out."""

@@ -17,23 +17,30 @@ class Cluster(Spec):
     """How many devices of which system the job holds."""
 
     system: System
+    """A name of the catalogue, the path of a file, or the mapping."""
     devices: PositiveInt
+    """GPUs of the job; whole nodes where they are more than one node."""
 
 
 class Parallel(Spec):
     """How the job is cut over the devices."""
 
     tensor: PositiveInt = 1
+    """Ranks that share every matrix (Megatron's tensor parallelism)."""
     sequence: bool = True
     """Whether norms and residuals between tensor-parallel regions are split along the sequence."""
     pipeline: PositiveInt = 1
+    """Pipeline stages."""
     virtual_stages: PositiveInt = 1
     """Model chunks per pipeline stage (interleaved schedule)."""
     stage_layers: tuple[PositiveInt, ...] | None = Field(default=None, strict=False)
     """Layers of each stage (each chunk of each stage for virtual stages, in model order)."""
     context: PositiveInt = 1
+    """Ranks that share every sequence."""
     expert: PositiveInt = 1
+    """Ranks that share the experts of a mixture."""
     data: PositiveInt | Literal["auto"] = "auto"
+    """Replicas; `auto`: as many as the devices allow."""
     zero: Annotated[int, Ge(0), Field(le=3)] = 1
     """0: replicated; 1: optimizer states sharded; 2: gradients too; 3: parameters too (FSDP)."""
     embedding: Literal["sharded", "replicated"] = "sharded"
@@ -46,20 +53,25 @@ class SlowDevice(Spec):
     """A device whose kernels run at a fraction of their speed."""
 
     device: Annotated[int, Ge(0)]
+    """Number of the device, from 0."""
     compute: Share
+    """Share of its speed that it keeps."""
 
 
 class DegradedLink(Spec):
     """A link, by name or by a pattern with `*`, at a fraction of its bandwidth."""
 
     link: str
+    """Name as in the report, or a pattern: `nic_out[3.*]`."""
     bandwidth: Share
+    """Share of its bandwidth that it keeps."""
 
 
 class Jitter(Spec):
     """Random stretch of every kernel: a log-normal factor with this standard deviation."""
 
     jitter: Annotated[float, Gt(0), Field(le=1)]
+    """Standard deviation, as a share."""
 
 
 _DISTURBANCE_KEYS = {
@@ -70,11 +82,15 @@ _DISTURBANCE_KEYS = {
 
 
 def _disturbance_kind(value: Any) -> str | None:
-    """Tell disturbances apart by the keys that only one of them has."""
+    """Tell disturbances apart by their keys; the first of a kind counts double."""
+    scores = {}
     for kind, (model, keys) in _DISTURBANCE_KEYS.items():
-        if isinstance(value, model) or (isinstance(value, dict) and any(k in value for k in keys)):
+        if isinstance(value, model):
             return kind
-    return None
+        if isinstance(value, dict):
+            scores[kind] = sum(key in value for key in (keys[0], *keys))
+    best = max(scores, key=lambda kind: scores[kind], default=None)
+    return best if best is not None and scores[best] else None
 
 
 Disturbance = Annotated[
@@ -91,6 +107,7 @@ class Run(Spec):
     steps: PositiveInt = 1
     """Steps that are measured; step time is their mean."""
     seed: Annotated[int, Ge(0)] = 0
+    """Seed of all random numbers."""
     fold: Literal["auto"] | bool = "auto"
     """`auto` and true: one representative per rank class; false: every rank is played."""
 
@@ -99,18 +116,29 @@ class Output(Spec):
     """What is written beside the summary."""
 
     trace: Literal["representatives", "none"] = "representatives"
+    """Timeline of one rank of each kind, or no timeline."""
     report: bool = True
+    """Whether the page is written."""
 
 
 class Scenario(Spec):
     """One run: workload, cluster, parallelisation, policies and settings."""
 
     name: str
+    """What the results are called."""
     workload: Workload
+    """What is trained."""
     cluster: Cluster
+    """On what."""
     parallel: Parallel = Parallel()
+    """How it is cut over the devices."""
     policies: Policies = Policies()
+    """When and how the work is done."""
     kernels: Kernels = Kernels()
+    """With which software."""
     disturb: tuple[Disturbance, ...] = Field(default=(), strict=False)
+    """What is slower than it should be."""
     run: Run = Run()
+    """Settings of the simulation."""
     output: Output = Output()
+    """What is written."""

@@ -35,7 +35,7 @@ def keys_below(annotation: Any, node: Node | None) -> dict[str, Any]:
     """Return key -> annotation of what may stand below; empty where nothing has a fixed key."""
     models = models_in(annotation)
     if len(models) > 1 and node is not None:
-        models = [model for model in models if _fits(model, node)] or models
+        models = _best(models, node)
     keys: dict[str, Any] = {}
     for model in models:
         for name, field in model.model_fields.items():
@@ -53,14 +53,25 @@ def keys_below(annotation: Any, node: Node | None) -> dict[str, Any]:
     return keys
 
 
-def _fits(model: type[BaseModel], node: Node) -> bool:
-    """Whether `node` says by its `family`, or by holding a key of its own, that it is a `model`."""
+def _best(models: list[type[BaseModel]], node: Node) -> list[type[BaseModel]]:
+    """Return those of `models` that `node` speaks for most; all of them where it says nothing."""
+    scores = [_fit(model, node) for model in models]
+    best = max(scores)
+    return [model for model, score in zip(models, scores, strict=True) if score == best]
+
+
+def _fit(model: type[BaseModel], node: Node) -> int:
+    """How much `node` looks like a `model`: by its `family`, else by the required keys it holds.
+
+    The first required key is what the model is about and counts double.
+    """
     family = model.model_fields.get("family")
     if family is not None:
         written = child(node, "family")
-        return written is not None and written.value in get_args(family.annotation)
+        return int(written is not None and written.value in get_args(family.annotation))
     required = [key_of(n, f) for n, f in model.model_fields.items() if f.is_required()]
-    return any(child(node, key) is not None for key in required)
+    held = [child(node, key) is not None for key in required]
+    return sum(held) + held[0] if held else 0
 
 
 def _item_of(annotation: Any) -> Any:
@@ -148,10 +159,11 @@ def suggest_key(root: Node | None, path: Path, rest: Path = ()) -> str:
     if close:
         meant = (*path[:-1], close[0], *rest)
         return f"did you mean {dotted(meant)!r}?"
-    elsewhere = [p for p in all_paths() if p.rsplit(".", 1)[-1] == key]
-    if elsewhere:
+    others = [other for other in all_paths() if other != dotted(path)]
+    elsewhere = [other for other in others if other.rsplit(".", 1)[-1] == key]
+    if elsewhere and not any(isinstance(part, int) for part in path):
         return f"did you mean {elsewhere[0]!r}?"
-    near = difflib.get_close_matches(dotted(path), all_paths(), n=1, cutoff=0.75)
+    near = difflib.get_close_matches(dotted(path), others, n=1, cutoff=0.75)
     if near:
         return f"did you mean {near[0]!r}?"
     return f"keys here: {', '.join(beside)}" if beside else "nothing can stand below it"

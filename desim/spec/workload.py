@@ -16,24 +16,39 @@ class Transformer(Spec):
 
     family: Literal["transformer"]
     name: str
+    """What reports call it."""
     source: str
+    """Where its numbers are published."""
     layers: PositiveInt
+    """Transformer blocks; embedding and head come on top."""
     hidden: PositiveInt
+    """Width of the residual stream."""
     heads: PositiveInt
+    """Query heads."""
     kv_heads: PositiveInt
+    """Key and value heads: fewer than `heads` for grouped-query attention."""
     head_dim: PositiveInt
+    """Width of one head."""
     ffn: PositiveInt
+    """Width between the matrices of the MLP."""
     gated: bool
     """Whether the MLP has a gate matrix beside the up matrix (SwiGLU)."""
     vocab: PositiveInt
+    """Rows of the embedding table; padded where the tensor group cannot share them."""
     norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm or LayerNorm."""
     position: Literal["rope", "learned", "alibi", "none"] = "rope"
+    """How positions enter."""
     max_positions: Annotated[int, Ge(0)] = 0
     """Rows of the learned position table; 0 where positions are not learned."""
     bias: bool = False
+    """Whether linear layers have biases."""
     tied_embeddings: bool = False
+    """Whether the head uses the embedding's table."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share that is dropped; 0 runs no dropout kernels."""
     causal: bool = True
+    """Whether a token attends to earlier ones only."""
 
 
 class Dlrm(Spec):
@@ -41,11 +56,15 @@ class Dlrm(Spec):
 
     family: Literal["dlrm"]
     name: str
+    """What reports call it."""
     source: str
+    """Where its numbers are published."""
     tables: PositiveInt
+    """Embedding tables."""
     rows: PositiveInt
     """Rows of each table."""
     embedding_dim: PositiveInt
+    """Width of a row."""
     pooling: PositiveInt
     """Rows looked up and summed per table and sample."""
     bottom_mlp: tuple[PositiveInt, ...] = Field(strict=False)
@@ -53,7 +72,9 @@ class Dlrm(Spec):
     top_mlp: tuple[PositiveInt, ...] = Field(strict=False)
     """Widths from the interaction's output to the last top layer."""
     interaction: Literal["dot", "concat"] = "concat"
+    """Dot products of all pairs of vectors, or their concatenation."""
     bias: bool = False
+    """Whether linear layers have biases."""
 
 
 Model = Annotated[Transformer | Dlrm, Field(discriminator="family")]
@@ -63,9 +84,11 @@ class Precision(Spec):
     """Number formats of a run."""
 
     compute: Dtype = "bf16"
+    """Format of matrix products and activations."""
     gradients: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Format in which gradients are accumulated and reduced."""
     optimizer: Literal["adam_fp32", "sgd_fp32", "adagrad_rowwise"] = "adam_fp32"
+    """Optimizer and the format of its states."""
     embedding: Dtype | None = None
     """Format of embedding tables; the compute format where left out."""
 
@@ -74,7 +97,9 @@ class Workload(Spec):
     """A model and its batch."""
 
     model: Model
+    """A name of the catalogue, the path of a file, or the mapping."""
     task: Literal["pretrain"] = "pretrain"
+    """What is run."""
     sequence_length: Annotated[int, Ge(1)] = 1
     """Tokens per sequence; 1 for a model whose sample is not a sequence."""
     global_batch: PositiveInt
@@ -82,3 +107,4 @@ class Workload(Spec):
     micro_batch: PositiveInt
     """Samples per micro-batch on one data-parallel rank."""
     precision: Precision = Precision()
+    """Number formats."""

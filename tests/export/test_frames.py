@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from desim.export import frames
-from desim.record import LANES, PHASES
+from desim.record import LANES, PHASES, PS_PER_S
 from tests.records import make_record
 
 if TYPE_CHECKING:
@@ -47,5 +48,20 @@ def test_the_frame_is_the_table() -> None:
     frame = frames.spans_frame(record)
     assert len(frame) == sum(len(record.spans_of(index)) for index in range(len(record.classes)))
     assert frame["name"].dtype == "category"
+    for index, rank_class in enumerate(record.classes):
+        spans, rows = record.spans_of(index), frame[frame["rank"] == rank_class.representative]
+        begin = rank_class.window_ps[0]
+        for column in ("issue", "ready", "start", "end"):
+            expected = (getattr(spans, f"{column}_ps") - begin) / PS_PER_S
+            assert np.array_equal(rows[f"{column}_s"], expected), column
+        assert np.allclose(rows["duration_s"], (spans.end_ps - spans.start_ps) / PS_PER_S)
     by_lane = frame.groupby("lane", observed=True)
     assert int(by_lane.size()["compute"]) == int((frame["lane"] == "compute").sum())
+
+
+def test_groups_of_the_same_name() -> None:
+    """Each stage has its own groups of an axis, and they look alike."""
+    record = make_record()
+    alike = replace(record, groups=("tp of 8",) * len(record.groups))
+    frame = frames.spans_frame(alike)
+    assert set(frame["group"].dropna()) == {"tp of 8"}

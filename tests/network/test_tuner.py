@@ -37,9 +37,9 @@ def test_choice_is_the_fastest_of_all():
         alone = choice.latency_s + size_bytes * choice.scale * np.array(
             [table[choice.names[a]].seconds_per_byte[g] for g, a in enumerate(choice.algorithm)]
         )
-        for profile in table.values():
+        for name, profile in table.items():
             for protocol in PROTOCOLS:
-                other = profile.latency_s * protocol.latency_factor
+                other = protocol.latency_s(name, profile)
                 other = other + size_bytes * profile.seconds_per_byte / protocol.bandwidth_factor
                 assert (alone <= other * (1 + 1e-12)).all()
 

@@ -9,19 +9,22 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from desim.api import load, run
 from desim.report import timeline
+from desim.report.memory import memory_figures
 from desim.report.page import write_report
 from desim.report.timeline import packed_timeline
 from tests.records import make_record
 from tests.report.test_summary import make_summary
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from desim.record import Spans
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -95,6 +98,63 @@ def test_a_record_without_links_memory_or_path(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
 
 
+def test_times_begin_with_the_first_span() -> None:
+    """A step that the simulation reached late does not leave the time before it empty."""
+    record = make_record()
+    classes = tuple(
+        dataclasses.replace(c, window_ps=tuple(at + 10**13 for at in c.window_ps))
+        for c in record.classes
+    )
+    late = dataclasses.replace(
+        record, classes=classes, spans_of=lambda c: _later(record.spans_of(c), 10**13)
+    )
+    packed = packed_timeline(late)
+    assert packed["origin_s"] == pytest.approx(10.0)
+    assert _columns(packed)["start"].min() == 0
+
+
+def _later(spans: Spans, by_ps: int) -> Spans:
+    names = ("issue_ps", "ready_ps", "start_ps", "end_ps")
+    return dataclasses.replace(spans, **{name: getattr(spans, name) + by_ps for name in names})
+
+
+def test_chunks_have_shades() -> None:
+    """In an interleaved pipeline a pass of a later chunk is paler, and the legend says so."""
+    record = make_record(layers=4)
+    far = {2: 11, 3: 12}
+    spans = {}
+    for index in range(len(record.classes)):
+        old = record.spans_of(index)
+        layer = np.array([far.get(layer, layer) for layer in old.layer.tolist()], np.int32)
+        spans[index] = dataclasses.replace(old, layer=layer)
+    packed = packed_timeline(dataclasses.replace(record, spans_of=lambda c: spans[c]))
+    colours = {text["key"]: text["colour"] for text in packed["labels"] if "wait" not in text}
+    assert {"forward, chunk 0", "forward, chunk 1", "optimizer"} <= set(colours)
+    assert colours["forward, chunk 0"] != colours["forward, chunk 1"]
+
+
+def test_memory_lasts_to_the_end_of_the_step() -> None:
+    """What the ledger holds last is held until the step ends, and before its first sample."""
+    record = make_record()
+    figures = memory_figures(record)
+    assert len(figures["figures"]) == 2
+    peaks = [memory.peak_bytes for memory in record.memory]
+    assert figures["first"] == peaks.index(max(peaks))
+    for trace in figures["figures"][0]["data"]:
+        time_s = np.frombuffer(base64.b64decode(trace["x"]["bdata"]), "<f8")
+        assert time_s[0] == 0
+        assert time_s[-1] == pytest.approx(record.step_time_ps / 1e12)
+
+
+def test_a_scenario_is_fast_and_small(tmp_path: Path) -> None:
+    """The main scenario's page: at most 8 MB, in a fraction of a second."""
+    result = run(load(Path(__file__).parents[2] / "scenarios" / "llama70b_2048.yaml"))
+    begin = time.perf_counter()
+    write_report(result.record, result.summary, _YAML, tmp_path / "report.html")
+    assert time.perf_counter() - begin < 1.0
+    assert (tmp_path / "report.html").stat().st_size < 8e6
+
+
 def test_writing_is_fast_and_small(tmp_path: Path) -> None:
     """170,000 spans: well under a second, and at most 4 MB more than plotly itself."""
     record = make_record(stages=8, micro_batches=32, layers=66)
@@ -114,11 +174,23 @@ _PROBE = """
     critical_path: count("critical_path", ".bars .point"),
     kernels: count("kernels", ".bars .point"),
   });
-  const whole = found();
+  const texts = () =>
+    [...document.querySelectorAll("#timeline .bartext")].map((t) => t.textContent);
+  const rows = () => document.querySelectorAll("#timeline .ytick text").length;
+  const result = {whole: found(), numbers: texts(), rows: rows()};
+  document.getElementById("show_lanes").click();
+  result.computeRows = rows();
+  document.getElementById("show_lanes").click();
   Plotly.relayout("timeline", {"xaxis.range": [0.001, 0.0015]});
   setTimeout(() => {
-    const texts = [...document.querySelectorAll("#timeline .bartext")].map((t) => t.textContent);
-    document.body.dataset.found = JSON.stringify({whole, zoomed: found().timeline, texts});
+    result.zoomed = found().timeline;
+    result.names = texts();
+    document.getElementById("zoom_out").click();
+    setTimeout(() => {
+      const [left, right] = document.getElementById("timeline").layout.xaxis.range;
+      result.wider = right - left;
+      document.body.dataset.found = JSON.stringify(result);
+    }, 300);
   }, 500);
 }, 1000)</script>
 """
@@ -140,5 +212,8 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     assert match is not None
     found = json.loads(match.group(1).replace("&quot;", '"'))
     assert min(found["whole"].values()) > 0, found["whole"]
+    assert {"0", "1", "2", "3"} <= set(found["numbers"])
+    assert found["computeRows"] == 2 < found["rows"]
     assert 0 < found["zoomed"] < found["whole"]["timeline"]
-    assert "attention" in found["texts"]
+    assert "attention" in found["names"]
+    assert found["wider"] == pytest.approx(0.001)

@@ -41,9 +41,11 @@ def pairwise(places: Places) -> Profile:
         first = places.topology.start("nvlink_in")
         loads.add(first, relayed_in.group, relayed_in.device, relayed_in.load)
     places.add_local(loads, out, into)
-    near = _messages(places.widest - 1) * places.topology.system.nvlink_latency_s
-    latency_s = np.maximum(near, _far_s(places, places.size - _narrowest(places)))
-    return loads.profile(latency_s, places.sms())
+    near_s = _messages(places.widest - 1) * places.topology.system.nvlink_latency_s
+    far_s = _far_s(places, places.size - _narrowest(places))
+    # Messages to near and far peers go side by side: the slower of the two counts.
+    leads = near_s >= far_s
+    return loads.profile(np.where(leads, near_s, 0), np.where(leads, 0, far_s), places.sms())
 
 
 def two_level(places: Places) -> Profile:
@@ -55,11 +57,12 @@ def two_level(places: Places) -> Profile:
     loads = Loads(places.topology, places.num_groups)
     inside = places.per_member((places.part_size - 1) / places.part_size)
     places.add_local(loads, inside, inside)
-    latency_s = _messages(places.widest - 1) * places.topology.system.nvlink_latency_s
+    near_s = _messages(places.widest - 1) * places.topology.system.nvlink_latency_s
+    far_s = np.zeros(places.num_groups)
     if not places.alone:
         add_exchange(_lane_ends(places), loads, through=False)
-        latency_s = latency_s + _far_s(places, places.num_parts - 1)
-    return loads.profile(latency_s, places.sms())
+        far_s = _far_s(places, places.num_parts - 1)
+    return loads.profile(near_s, far_s, places.sms())
 
 
 def _lane_ends(places: Places) -> Ends:

@@ -36,12 +36,13 @@ def _hierarchical(places: Places, rounds: int) -> Profile:
     members = places.part_size.astype(np.float64)
     local = places.per_member(rounds * (members - 1) / members)
     places.add_local(loads, local, local)
-    latency_s = rounds * (places.widest - 1) * places.topology.system.nvlink_latency_s
+    near_s = rounds * (places.widest - 1) * places.topology.system.nvlink_latency_s
+    far_s = np.zeros(places.num_groups)
     if not places.alone:
         lanes = lanes_of(places)
         onward = lanes.shifted(1)
         traffic = Traffic(lanes)
         traffic.send(onward, rounds * (lanes.length - 1) / lanes.length * lanes.share)
         traffic.add_to(loads)
-        latency_s = latency_s + rounds * (places.num_parts - 1) * mean_hop_s(lanes, onward)
-    return loads.profile(latency_s, places.sms())
+        far_s = rounds * (places.num_parts - 1) * mean_hop_s(lanes, onward)
+    return loads.profile(near_s, far_s, places.sms())

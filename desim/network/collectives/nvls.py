@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from desim.network.collectives.tree import add_double_tree
 from desim.network.loads import ONLY_SIMPLE, Loads
 
@@ -48,9 +50,10 @@ def _nvls(places: Places, whole_out: int, whole_in: int, across: bool = False) -
     out = places.per_member(whole_out * whole + whole_in * block)
     into = places.per_member(whole_in * whole + whole_out * block)
     places.add_local(loads, out, into)
-    latency_s = (places.widest > 1) * (LATENCY_STEPS * system.nvlink_latency_s)
+    near_s = (places.widest > 1) * (LATENCY_STEPS * system.nvlink_latency_s)
+    far_s = np.zeros(places.num_groups)
     sms = system.device.communication.nvls_sms if places.size > 1 else 0
     if not places.alone:
-        latency_s = latency_s + add_double_tree(places, loads)
+        far_s = add_double_tree(places, loads)
         sms = max(sms, places.sms())
-    return loads.profile(latency_s, sms, ONLY_SIMPLE)
+    return loads.profile(near_s, far_s, sms, ONLY_SIMPLE)

@@ -46,15 +46,16 @@ def _ring(places: Places, rounds: int) -> Profile:
     local = places.per_member(inside)
     places.add_local(loads, local, local)
     steps = rounds * (places.size - places.num_parts)
-    latency_s = steps * places.topology.system.nvlink_latency_s
+    near_s = steps * places.topology.system.nvlink_latency_s
+    far_s = np.zeros(places.num_groups)
     if not places.alone:
         lanes = lanes_of(places)
         onward = lanes.shifted(1)
         traffic = Traffic(lanes)
         traffic.send(onward, hop * lanes.share * (lanes.length > 1))
         traffic.add_to(loads)
-        latency_s = latency_s + rounds * (places.num_parts - 1) * mean_hop_s(lanes, onward)
-    return loads.profile(latency_s, places.sms())
+        far_s = rounds * (places.num_parts - 1) * mean_hop_s(lanes, onward)
+    return loads.profile(near_s, far_s, places.sms())
 
 
 def mean_hop_s(lanes: Lanes, target: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -28,10 +28,11 @@ def all_reduce(places: Places) -> Profile:
     members = places.part_size.astype(np.float64)
     local = places.per_member(2 * (members - 1) / members)
     places.add_local(loads, local, local)
-    latency_s = 2 * (places.widest - 1) * places.topology.system.nvlink_latency_s
+    near_s = 2 * (places.widest - 1) * places.topology.system.nvlink_latency_s
+    far_s = np.zeros(places.num_groups)
     if not places.alone:
-        latency_s = latency_s + add_double_tree(places, loads)
-    return loads.profile(latency_s, places.sms())
+        far_s = add_double_tree(places, loads)
+    return loads.profile(near_s, far_s, places.sms())
 
 
 def all_gather(places: Places) -> Profile:
@@ -99,10 +100,11 @@ def _pat(places: Places, direction: int) -> Profile:
     members = places.part_size.astype(np.float64)
     local = places.per_member((members - 1) / members)
     places.add_local(loads, local, local)
-    latency_s = (places.widest - 1) * places.topology.system.nvlink_latency_s
+    near_s = (places.widest - 1) * places.topology.system.nvlink_latency_s
+    far_s = np.zeros(places.num_groups)
     if not places.alone:
-        latency_s = latency_s + _add_rounds(places, loads, direction)
-    return loads.profile(latency_s, places.sms(), ONLY_SIMPLE)
+        far_s = _add_rounds(places, loads, direction)
+    return loads.profile(near_s, far_s, places.sms(), ONLY_SIMPLE)
 
 
 def _add_rounds(places: Places, loads: Loads, direction: int) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from desim.spec.rules.finding import (
     nearest_multiples,
 )
 from desim.spec.scenario import Scenario
+from desim.spec.workload import Transformer
 
 _AXES = ("tp", "cp", "ep", "dp", "pp")
 _DEVICES = ("cluster.devices",)
@@ -20,6 +21,9 @@ _MESH = (
     "parallel.tensor", "parallel.context", "parallel.pipeline", "parallel.data", "cluster.devices",
 )  # fmt: skip
 _BATCH = (*_MESH, "workload.global_batch", "workload.micro_batch")
+#: What one process can hold: tables of a million ranks; passes of a layer at about 40 kB each.
+_MAX_DEVICES = 2**20
+_MAX_PASSES = 250_000
 
 
 def mesh_fills_devices(scenario: Scenario) -> Iterator[Finding]:
@@ -94,6 +98,29 @@ def batch_divides(scenario: Scenario) -> Iterator[Finding]:
     yield Finding("workload.global_batch", rule, workload.global_batch, hint)
 
 
+def job_can_be_held(scenario: Scenario) -> Iterator[Finding]:
+    """The tables of all ranks and the tasks of all micro-batches fit in memory."""
+    devices, steps = scenario.cluster.devices, scenario.run.steps
+    if devices > _MAX_DEVICES:
+        rule = f"desim holds at most {_MAX_DEVICES} devices"
+        yield Finding("cluster.devices", rule, devices, f"nearest: {_MAX_DEVICES}")
+    model, count = scenario.workload.model, micro_batches(scenario)
+    layers = model.layers if isinstance(model, Transformer) else 1
+    if count is None or steps * count * layers <= _MAX_PASSES:
+        return
+    rule = (
+        f"desim plays at most {_MAX_PASSES} passes of a layer: "
+        f"steps x micro-batches x layers = {steps} x {count} x {layers} = {steps * count * layers}"
+    )
+    if count * layers <= _MAX_PASSES:
+        hint = f"nearest: {_MAX_PASSES // (count * layers)}"
+        yield Finding("run.steps", rule, steps, hint)
+    else:
+        batch = scenario.workload.global_batch
+        hint = f"at most {batch // count * max(1, _MAX_PASSES // layers)}"
+        yield Finding("workload.global_batch", rule, batch, hint)
+
+
 def order_names_every_axis(scenario: Scenario) -> Iterator[Finding]:
     """The order is a permutation of the five axes."""
     order = scenario.parallel.order
@@ -117,6 +144,7 @@ RULES = (
     Rule(nodes_are_full, (*_DEVICES, "cluster.system.devices_per_node")),
     Rule(system_is_large_enough, (*_DEVICES, "cluster.system.max_devices")),
     Rule(batch_divides, _BATCH),
+    Rule(job_can_be_held, (*_BATCH, "workload.model", "run.steps")),
     Rule(order_names_every_axis, ("parallel.order",)),
     Rule(tensor_stays_in_nvlink, ("parallel.tensor", "cluster.system.nvlink_domain")),
 )

@@ -1,0 +1,88 @@
+"""`check` validates and estimates; `list` says what scenarios can name."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import desim
+from desim.cli import LISTS
+from desim.spec.load import load_scenario
+from tests.cli.conftest import ROOT, Cli, files, shell
+
+
+def test_check_text(cli: Cli) -> None:
+    said = cli("check", ROOT / "scenarios" / "llama70b_2048.yaml")
+    assert (said.code, said.err) == (0, "")
+    for words in (
+        "llama70b_2048: valid",
+        "parameters     68,976,648,192",
+        "mesh           tp8 cp1 ep1 dp32 pp8",
+        "dp           64 groups of 32 ranks on 32 nodes each",
+        "micro-batches  32 per step and pipeline",
+        "stage 7 ",
+        "  data: 32\n",
+    ):
+        assert words in said.out, words
+
+
+def test_check_json(tiny: Path, cli: Cli) -> None:
+    found = cli("check", tiny, "--json").json
+    assert set(found) == {
+        "name", "scenario", "parameters", "model_flops_per_step", "num_devices", "mesh", "order",
+        "groups", "micro_batches", "peak_memory_bytes", "device_memory_bytes", "fits", "notes",
+    }  # fmt: skip
+    assert found["mesh"] == {"tp": 2, "cp": 1, "ep": 1, "dp": 2, "pp": 2}
+    assert found["groups"]["pp"] == {"ranks": 2, "groups": 4, "nodes": 1}
+    assert desim.load(found["scenario"]) == load_scenario(tiny).scenario
+
+
+def test_check_estimates_what_a_run_finds(tiny: Path, cli: Cli) -> None:
+    """Bytes of the ledger need no clock."""
+    ran = cli(tiny, "--json", "--no-trace", "--no-report").json
+    assert cli("check", tiny, "--json").json["peak_memory_bytes"] == ran["peak_memory_bytes"]
+
+
+def test_check_runs_and_writes_nothing(tiny: Path, cli: Cli) -> None:
+    said = cli("check", tiny, "--set", "run.fold=false", "--set", "parallel.virtual_stages=2")
+    assert said.code == 0
+    assert "warning: parallel.virtual_stages: virtual_stages has no effect" in said.out
+    assert files(tiny.parent) == ["tiny.yaml"]
+
+
+def test_list(tmp_path: Path) -> None:
+    said = shell("list", cwd=tmp_path)
+    assert (said.code, said.err) == (0, "")
+    headings = [line[:-1] for line in said.out.splitlines() if line.endswith(":")]
+    assert headings == list(LISTS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("workloads", ["llama2_70b", "llama_65b", "dlrm_a"]),
+        ("devices", ["h100_sxm_80gb", "h100_sxm_96gb_hbm2e_500w", "v100_sxm2_32gb", "gb200"]),
+        ("fabrics", ["ib_ndr400"]),
+        ("systems", ["dgx_h100_ndr400", "gb200_nvl72"]),
+        ("schedules", ["1f1b", "gpipe", "interleaved"]),
+        ("policies", ["policies.schedule", "kernels.attention", "policies.bucket"]),
+    ],
+)
+def test_list_one_kind(cli: Cli, kind: str, names: list[str]) -> None:
+    lines = cli("list", kind).out.splitlines()
+    listed = [line.split()[0] for line in lines]
+    assert set(names) <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
+    lines = cli("list", "policies").out.splitlines()
+    assert any(line.startswith("policies.bucket ") and line.endswith("160 MB") for line in lines)
+
+
+def test_version_and_help(cli: Cli) -> None:
+    assert cli("--version").out == f"desim {version('desim')}\n"
+    for arguments in (["--help"], ["check", "--help"], ["list", "--help"]):
+        assert cli(*arguments).code == 0

@@ -1,0 +1,82 @@
+"""Law: the pipeline bubble of each schedule, with stages that take exactly as long as each other.
+
+Kernels are given their times by name: one of each block takes all the time of its pass, all others
+take the engine's least, one picosecond. Communication and launches take nothing to speak of. What
+is left over (a picosecond per kernel and microseconds of messages, in steps of a minute) is below
+1e-8 of the step, which is the tolerance.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.jobs import Played, instant, job, play
+
+FORWARD_S, DGRAD_S, WGRAD_S = 1.0, 0.7, 1.6
+TIMES = {"qkv": FORWARD_S, "qkv_dgrad": DGRAD_S, "qkv_wgrad": WGRAD_S}
+PASSES_S = FORWARD_S + DGRAD_S + WGRAD_S
+CLOSE = 1e-8
+
+
+def pipeline(
+    schedule: str, stages: int, micro_batches: int, chunks: int = 1, p2p: str = "blocking"
+) -> Played:
+    """Play a pipeline of equal stages, one block per model chunk."""
+    devices = 8
+    scenario = job(
+        workload__model__layers=stages * chunks,
+        workload__global_batch=micro_batches * devices // stages,
+        parallel={"pipeline": stages, "virtual_stages": chunks, "zero": 0},
+        policies={"schedule": schedule, "overlap": {"pipeline": p2p}},
+    )
+    return play(instant(scenario), lambda op: TIMES.get(op.name, 0.0), host=0.0)
+
+
+def check(played: Played, stages: int, micro_batches: int, chunks: int = 1) -> None:
+    """The step is (m v + p - 1) passes of a chunk, p - 1 of them are the bubble of every rank."""
+    turns = micro_batches * chunks + stages - 1
+    assert played.step_ps == pytest.approx(turns * PASSES_S * 1e12, rel=CLOSE)
+    for account in played.accounts():
+        assert account["bubble"] / played.step_ps == pytest.approx((stages - 1) / turns, rel=CLOSE)
+
+
+@pytest.mark.parametrize("p2p", ["blocking", "async"])
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+@pytest.mark.parametrize(("stages", "micro_batches"), [(1, 3), (2, 1), (2, 4), (4, 2), (4, 8), (8, 9)])
+def test_gpipe_and_1f1b(schedule: str, stages: int, micro_batches: int, p2p: str) -> None:
+    """Huang et al. 2019 (arXiv:1811.06965), section 2.3: (p - 1) / (m + p - 1) of the step."""
+    check(pipeline(schedule, stages, micro_batches, p2p=p2p), stages, micro_batches)
+
+
+@pytest.mark.parametrize("p2p", ["blocking", "async"])
+@pytest.mark.parametrize(
+    ("stages", "micro_batches", "chunks"), [(2, 2, 2), (2, 8, 3), (4, 4, 2), (4, 8, 2), (4, 12, 4)]
+)
+def test_interleaved(stages: int, micro_batches: int, chunks: int, p2p: str) -> None:
+    """Narayanan et al. 2021 (arXiv:2104.04473), section 2.2: (p - 1) / (v m + p - 1)."""
+    played = pipeline("interleaved", stages, micro_batches, chunks, p2p)
+    check(played, stages, micro_batches, chunks)
+
+
+def test_uneven_stages_wait_for_the_slowest() -> None:
+    """The slowest stage of 1F1B only idles while its first micro-batch is further down.
+
+    It has two forward passes of warm-up to fill that time with; before and after it the stages
+    above are passed once forward and once backward.
+    """
+    layers = [1, 3, 2, 1]
+    micro_batches, above, slowest, below, warmup = 8, 1, 3, 3, 2
+    scenario = job(
+        workload__model__layers=sum(layers),
+        workload__global_batch=2 * micro_batches,
+        parallel={"pipeline": 4, "stage_layers": layers, "zero": 0},
+        policies={"overlap": {"pipeline": "async"}},
+    )
+    played = play(instant(scenario), lambda op: TIMES.get(op.name, 0.0), host=0.0)
+    idle_s = below * PASSES_S - warmup * slowest * FORWARD_S
+    step_s = (micro_batches * slowest + above) * PASSES_S + idle_s
+    assert played.step_ps == pytest.approx(step_s * 1e12, rel=CLOSE)
+    for number, rank_class in enumerate(played.record.classes):
+        ran = played.accounts()[number]["compute"]
+        whole = micro_batches * layers[rank_class.stage] * PASSES_S
+        assert ran == pytest.approx(whole * 1e12, rel=CLOSE)

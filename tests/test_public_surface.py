@@ -1,0 +1,94 @@
+"""What others build on: frozen here, so that it changes on purpose and with a CHANGELOG entry."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from pathlib import Path
+
+import desim
+from desim import cli
+from desim.analyze.accounting import CATEGORIES
+from desim.plan.schedules import SCHEDULES
+from desim.report import results
+from desim.spec.scenario import Scenario
+from tests.cli.conftest import ROOT, TINY
+
+#: Promised to other tools.
+PROMISED = {
+    "step_time_s", "model_tflop_per_s_per_device", "mfu", "hfu", "parameters", "num_devices",
+    "rank_classes", "tasks", "events", "simulate_wall_s", "time_share", "critical_path_share",
+    "peak_memory_bytes", "fits",
+}  # fmt: skip
+#: There as well.
+MORE = {"name", "mesh", "stage_time_share", "communication", "compute_by_kind", "critical_path"}
+TOKENS = {"tokens_per_s", "tokens_per_s_per_device"}
+SAMPLES = {"samples_per_s", "samples_per_s_per_device"}
+
+
+def test_names_of_the_package() -> None:
+    assert desim.__all__ == [
+        "DeadlockError", "DesimError", "Mistake", "Result", "SpecError", "load", "run",
+    ]  # fmt: skip
+    assert all(hasattr(desim, name) for name in desim.__all__)
+
+
+def test_signatures() -> None:
+    assert list(inspect.signature(desim.load).parameters) == ["source", "overrides"]
+    assert list(inspect.signature(desim.run).parameters) == ["scenario", "watch"]
+    public = {name for name in dir(desim.Result) if not name.startswith("_")}
+    fields = set(desim.Result.__dataclass_fields__)
+    assert fields == {"scenario", "record", "summary", "notes"}
+    assert public - fields == {"spans", "memory", "write", "write_kineto"}
+    write = inspect.signature(desim.Result.write).parameters
+    assert list(write) == ["self", "folder", "trace", "report"]
+
+
+def options(parser: argparse.ArgumentParser) -> set[str]:
+    return {name for action in parser._actions for name in action.option_strings or [action.dest]}
+
+
+def test_options_of_the_command_line() -> None:
+    assert options(cli.run_parser()) == {
+        "scenario", "--set", "--json", "--out", "--no-trace", "--no-report", "--quiet",
+        "--strict-memory", "--version", "-h", "--help",
+    }  # fmt: skip
+    assert options(cli.check_parser()) == {"scenario", "--set", "--json", "-h", "--help"}
+    assert options(cli.list_parser()) == {"kind", "-h", "--help"}
+    assert cli.LISTS == (
+        "workloads", "devices", "fabrics", "systems", "schedules", "policies",
+    )  # fmt: skip
+    assert (cli.OK, cli.OURS, cli.YOURS, cli.INTERRUPTED) == (0, 1, 2, 130)
+
+
+def test_files_of_a_run() -> None:
+    names = (results.SUMMARY, results.RESOLVED, results.TRACE, results.SPANS, results.REPORT)
+    assert names == (
+        "summary.json", "scenario.resolved.yaml", "trace.json.gz", "record.parquet", "report.html",
+    )  # fmt: skip
+
+
+def test_keys_of_summary_json(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(TINY)
+    assert set(desim.run(file).summary) == PROMISED | MORE | TOKENS
+    samples = desim.run(ROOT / "scenarios" / "dlrm_a_128.yaml").summary
+    assert set(samples) == PROMISED | MORE | SAMPLES
+    # Only where memory does not suffice.
+    little = desim.load(file, ["cluster.system.device.memory=100 MiB"])
+    assert set(desim.run(little).summary) == PROMISED | MORE | TOKENS | {"warnings"}
+
+
+def test_categories_of_time() -> None:
+    assert CATEGORIES == (
+        "compute", "contention", "exposed_tp", "exposed_cp", "exposed_ep", "exposed_dp",
+        "exposed_pp", "exposed_host", "waiting", "bubble", "optimizer", "launch", "other",
+    )  # fmt: skip
+
+
+def test_sections_of_a_scenario_and_schedules() -> None:
+    assert list(Scenario.model_fields) == [
+        "name", "workload", "cluster", "parallel", "policies", "kernels", "disturb", "run",
+        "output",
+    ]  # fmt: skip
+    assert list(SCHEDULES) == ["gpipe", "1f1b", "interleaved"]

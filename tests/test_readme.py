@@ -1,0 +1,82 @@
+"""The pages say what is true: their examples run and print what the pages show."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.tools.snippets import agrees, examples, run
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/how-it-works.md"])
+def test_examples(tmp_path: Path, name: str) -> None:
+    shutil.copytree(ROOT / "scenarios", tmp_path / "scenarios")
+    page = (ROOT / name).read_text()
+    assert len(examples(page)) >= 6
+    for example, printed in run(page, tmp_path):
+        if example.printed is not None:
+            assert agrees(printed, example.printed.text), (
+                f"{name} shows\n{example.printed.text}but it prints\n{printed}"
+                f"python -m tests.tools.snippets {name} puts it in"
+            )
+
+
+def test_the_two_commands_stand_in_the_readme() -> None:
+    page = (ROOT / "README.md").read_text()
+    for command in (
+        "python -m pip install -e . && python -m desim scenarios/llama70b_2048.yaml",
+        'python -m pip install -e ".[test]" && python -m pytest',
+    ):
+        assert f"```sh\n{command}\n```" in page
+
+
+def test_the_scenario_of_the_readme(tmp_path: Path) -> None:
+    import desim
+
+    page = (ROOT / "README.md").read_text()
+    written = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert written is not None
+    file = tmp_path / "mine.yaml"
+    file.write_text(written[1])
+    assert desim.run(file).summary["fits"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_pages_name_exist(page: Path) -> None:
+    """In backticks: `desim/...`, `tests/...`, `docs/...`, `hardware/...` with a file ending."""
+    pattern = r"`((?:desim|tests|docs|hardware|workloads|scenarios)/[\w./-]+\.\w+)`"
+    for name in re.findall(pattern, page.read_text()):
+        assert "NAME" in name or (ROOT / name).exists(), name
+
+
+def test_the_scenario_reference_is_up_to_date() -> None:
+    file = ROOT / "docs" / "generate_scenario_reference.py"
+    spec = importlib.util.spec_from_file_location("generate_scenario_reference", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "scenario.md").read_text() == module.reference(), f"run python {file}"
+
+
+def test_one_word_per_idea() -> None:
+    words = (ROOT / "docs" / "words.md").read_text()
+    for word in (
+        "rank", "device", "node", "lane", "task", "span", "flow", "link", "group", "step",
+        "micro-batch", "policy", "schedule",
+    ):  # fmt: skip
+        assert re.search(rf"^\| (.*, )?{word}(,.*)? \|", words, re.MULTILINE), word
