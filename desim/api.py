@@ -11,6 +11,7 @@ from desim.analyze.memory import overflow_message, stage_peaks
 from desim.analyze.metrics import summarize
 from desim.engine.simulate import simulate
 from desim.plan.build import build_plan
+from desim.plan.limits import require_countable
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
 from desim.spec.scenario import Scenario
@@ -47,6 +48,7 @@ def run(
         loaded = load_scenario(scenario)
         scenario, notes = loaded.scenario, loaded.notes
     plan = build_plan(scenario)
+    require_countable(plan)
     record = simulate(plan, watch)
     if scenario.disturb:
         record.details["undisturbed"] = _undisturbed(scenario)

@@ -23,21 +23,36 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
+import numpy as np
+
 from desim.api import load, run
+from desim.export.chrome import lane_tid
+from desim.export.events import rounded_ns
+from desim.record import LANES, PS_PER_S
+
+if TYPE_CHECKING:
+    from desim.record import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LARGEST_BYTES = 400_000
 #: What the timeline shows: two stages over a few passes, a message between them selected.
-STAGES, FROM_S, TO_S = "stage [23]:", 0.600, 0.682
+STAGES, FROM_S, TO_S = "stage [23]:", 0.610, 0.680
+MESSAGE_TO, MESSAGE_LANE = 3, "pp_recv_forward"
 _READY = {
     "report": "document.querySelectorAll('#timeline .bars .point').length > 100",
     "timeline": "document.body.innerText.includes('pp recv forward')",
 }
+_PROCESS_ROW = 40
+#: Where the report's picture ends: below its timeline.
+_REPORT_HEIGHT = (
+    "Math.ceil(document.getElementById('timeline').closest('section')"
+    ".getBoundingClientRect().bottom) + 14"
+)
 
 
 class Browser:
@@ -111,8 +126,8 @@ class Browser:
             "value"
         )
 
-    def picture(self, address: str, ready: str, settle_s: float) -> bytes:
-        """Open a page, wait until `ready` holds on it and it has settled, and return it as PNG."""
+    def open(self, address: str, ready: str, settle_s: float) -> None:
+        """Open a page and wait until `ready` holds on it and it has settled."""
         self.ask("Page.navigate", url=address)
         for _ in range(300):
             if self.evaluate(ready):
@@ -121,7 +136,16 @@ class Browser:
         else:
             raise RuntimeError(f"never ready: {address}")
         time.sleep(settle_s)
-        return base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
+
+    def scroll(self, x: int, y: int, by: int) -> None:
+        """Turn the wheel over a point of the page."""
+        self.ask("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=by)
+        time.sleep(1.0)
+
+    def picture(self, width: int, height: int) -> bytes:
+        """Return the upper left part of the page as PNG."""
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        return base64.b64decode(self.ask("Page.captureScreenshot", format="png", clip=clip)["data"])
 
 
 def serve(trace: Path) -> http.server.ThreadingHTTPServer:
@@ -137,7 +161,7 @@ def serve(trace: Path) -> http.server.ThreadingHTTPServer:
                 return str(trace)
             return super().translate_path(path)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
     handler = functools.partial(Handler, directory=folder)
@@ -146,34 +170,47 @@ def serve(trace: Path) -> http.server.ThreadingHTTPServer:
     return server
 
 
-def perfetto_address(port: int) -> str:
-    """Return the address that opens the trace with two stages unfolded."""
+def perfetto_address(port: int, record: Record) -> str:
+    """Return the address that opens the trace with two stages unfolded and a message selected."""
     here = f"http://127.0.0.1:{port}"
     unfold = json.dumps([{"id": "dev.perfetto.ExpandTracksByRegex", "args": [STAGES]}])
+    lane = LANES.index(MESSAGE_LANE)
+    spans = record.spans_of(MESSAGE_TO)
+    received = np.flatnonzero((spans.lane == lane) & (spans.start_ps > FROM_S * PS_PER_S))[0]
+    start, end = (int(rounded_ns(at[received])) for at in (spans.start_ps, spans.end_ps))
+    selected = f"ts={start}&dur={end - start}&pid={MESSAGE_TO + 1}&tid={lane_tid(lane)}"
     stretch = f"visStart={round(FROM_S * 1e9)}&visEnd={round(TO_S * 1e9)}"
     return (
-        f"{here}/#!/?url={here}/trace.json.gz&hideSidebar=true&{stretch}"
+        f"{here}/#!/?url={here}/trace.json.gz&hideSidebar=true&{selected}&{stretch}"
         f"&startupCommands={quote(unfold)}"
     )
+
+
+def save(name: str, image: bytes) -> None:
+    """Write a picture, unless it is too large for a README."""
+    if len(image) > LARGEST_BYTES:
+        raise SystemExit(f"{name} takes {len(image):,} bytes")
+    (IMAGES / name).write_bytes(image)
+    print(f"docs/images/{name}: {len(image):,} bytes")
 
 
 def main() -> None:
     """Run the scenario and write both pictures."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        run(load(ROOT / "scenarios" / "llama70b_2048.yaml")).write(folder)
+        result = run(load(ROOT / "scenarios" / "llama70b_2048.yaml"))
+        result.write(folder)
+        with Browser(1400, 1800) as browser:
+            browser.open((Path(folder) / "report.html").as_uri(), _READY["report"], 1.0)
+            save("report.png", browser.picture(1400, browser.evaluate(_REPORT_HEIGHT)))
         server = serve(Path(folder) / "trace.json.gz")
-        pages = {
-            "report": ((Path(folder) / "report.html").as_uri(), 1400, 1280, 1.0),
-            "timeline": (perfetto_address(server.server_address[1]), 1500, 1000, 5.0),
-        }
-        for name, (address, width, height, settle_s) in pages.items():
-            with Browser(width, height) as browser:
-                image = browser.picture(address, _READY[name], settle_s)
-            if len(image) > LARGEST_BYTES:
-                raise SystemExit(f"{name}.png takes {len(image):,} bytes")
-            (IMAGES / f"{name}.png").write_bytes(image)
-            print(f"docs/images/{name}.png: {len(image):,} bytes")
+        with Browser(1500, 1040) as browser:
+            address = perfetto_address(server.server_address[1], result.record)
+            browser.open(address, _READY["timeline"], 5.0)
+            # This version (52) puts the process with the most slices first, the last stage; newer
+            # ones follow the order that the trace asks for.
+            browser.scroll(700, 500, _PROCESS_ROW)
+            save("timeline.png", browser.picture(1500, 1040))
         server.shutdown()
 
 

@@ -21,8 +21,6 @@ from desim.analyze.accounting import account
 from desim.engine import simulate as simulating
 from desim.engine.tracks import make_score
 from desim.kernels.time import KernelTime
-from desim.network import tuner
-from desim.plan import wiring
 from desim.plan.build import Plan, build_plan
 from desim.record import LANES, PS_PER_S, Record, Spans
 
@@ -104,7 +102,13 @@ def instant(scenario: Scenario) -> Scenario:
     return with_system(
         scenario,
         device={"nvlink_bytes_per_s": 1e24},
-        communication={"nvlink_sms": 0, "network_sms": 0, "message_sms": 0, "nvls_sms": 0, "beside_compute": 1.0},
+        communication={
+            "nvlink_sms": 0,
+            "network_sms": 0,
+            "message_sms": 0,
+            "nvls_sms": 0,
+            "beside_compute": 1.0,
+        },
         kernels={"floor_s": 0.0},
         fabric={"nic_bytes_per_s": 1e24, "latency_s": 0.0, "hop_latency_s": 0.0},
         nvlink_latency_s=0.0,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from desim.analyze.links import busiest
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
     from desim.record import LinkClass, Record
 
@@ -23,6 +25,7 @@ _WHAT = {
     "spine": ("spine", "level {} pod {}"),
     "host_memory": ("host memory", "node {}"),
 }
+_MAX_OF_KIND = 16
 _PAIRS = {"out": "in", "in": "out", "up": "down", "down": "up"}
 
 
@@ -86,10 +89,13 @@ def both_ways(title: LinkTitle) -> LinkTitle:
     return LinkTitle(title.what, ways, title.where, title.count)
 
 
-def titled_links(record: Record) -> Iterable[tuple[str, LinkClass]]:
-    """Yield each link class that carried anything; two that carry the same each way are one."""
+def titled_links(record: Record) -> Iterator[tuple[str, LinkClass]]:
+    """Yield classes of links that carried anything, by kind and place, each with its title.
+
+    Of a kind with many the busiest are chosen. Two that carry the same each way are one.
+    """
     titles = link_titles(record)
-    links = {link.name: link for link in record.links if link.rate_bytes_per_s.any()}
+    links = _busiest_of_kinds(record)
     done: set[str] = set()
     for name, link in links.items():
         if name in done:
@@ -100,6 +106,14 @@ def titled_links(record: Record) -> Iterable[tuple[str, LinkClass]]:
             yield str(both_ways(titles[name])), link
         else:
             yield str(titles[name]), link
+
+
+def _busiest_of_kinds(record: Record) -> dict[str, LinkClass]:
+    kinds: dict[str, list[str]] = {}
+    for use in busiest(record):
+        kinds.setdefault(use.link.kind, []).append(use.link.name)
+    chosen = {name for names in kinds.values() for name in names[:_MAX_OF_KIND]}
+    return {link.name: link for link in record.links if link.name in chosen}
 
 
 def _alike(link: LinkClass, other: LinkClass) -> bool:

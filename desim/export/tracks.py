@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from desim.analyze.links import utilisation
 from desim.export.events import counter, metadata, rounded_ns
 from desim.export.titles import titled_links
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 #: The process of the link counters; rank classes are numbered from 1.
 LINKS_PID = 1000
-#: Samples of one series; a wide screen shows as many, and a closer look a few per kernel.
-_MAX_SAMPLES = 4000
+#: Samples of one memory owner, and of all links together.
+_MAX_SAMPLES, _MAX_LINK_SAMPLES = 4000, 400_000
 
 
 def counter_events(record: Record, chosen: Sequence[int]) -> Iterator[str]:
@@ -32,7 +33,7 @@ def counter_events(record: Record, chosen: Sequence[int]) -> Iterator[str]:
         yield metadata("process_name", LINKS_PID, 0, {"name": "links"})
         yield metadata("process_sort_index", LINKS_PID, 0, {"sort_index": LINKS_PID})
     for title, link in links:
-        yield _link_events(title, link)
+        yield link_events(title, link, max(_MAX_LINK_SAMPLES // len(links), 1000))
 
 
 def _memory_events(memory: Memory, pid: int) -> Iterator[str]:
@@ -57,10 +58,11 @@ def _highest(total: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.unique([0, *highest.tolist(), len(total) - 1])
 
 
-def _link_events(title: str, link: LinkClass) -> str:
-    """Return the utilisation in percent: of each run of neighbouring changes the highest."""
-    step = -(-len(link.time_ps) // _MAX_SAMPLES)
-    share = link.rate_bytes_per_s / link.capacity_bytes_per_s * 100
-    starts = np.arange(0, len(share), step)
-    highest = np.maximum.reduceat(share, starts)
-    return counter(LINKS_PID, title, "%", highest, rounded_ns(link.time_ps[starts]))
+def link_events(title: str, link: LinkClass, most: int) -> str:
+    """Return the utilisation in percent: every change of it, or its mean in `most` equal times."""
+    time_ps, share = link.time_ps, link.rate_bytes_per_s / link.capacity_bytes_per_s
+    if len(time_ps) > most:
+        edges = np.linspace(time_ps[0], time_ps[-1], most + 1)
+        time_ps, share = edges.astype(np.int64), np.append(utilisation(link, edges), share[-1])
+    changed = np.flatnonzero(np.append(True, share[1:] != share[:-1]))
+    return counter(LINKS_PID, title, "%", share[changed] * 100, rounded_ns(time_ps[changed]))

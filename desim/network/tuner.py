@@ -44,9 +44,10 @@ class Protocol:
 #: NCCL's protocols, from its src/graph/tuning.cc. Steps: ring entries of hwLat for NVLink (LL 0.6,
 #: LL128 1.9, Simple 3.4 us) and network (2.7, 4.0, 14 us). Paid once: baseLat (ring 6.6, 14.0, 8.4,
 #: tree 6.8, 14.0, 8.4 us), here in steps of 3.4 us, so that a device with slower steps pays more:
-#: validation/collectives.csv has 6 to 8 us on H100 (steps of 3 us), 9 to 12 on A100 (4). Bandwidths: LL128 carries 120 bytes of data in 128; LL carries 4 in 8,
-#: and the same file limits it further, to 1/3.8 in trees and to llMaxBws in rings (Hopper: 87.7
-#: GB/s in one node, 22.5 in two): about a quarter.
+#: validation/collectives.csv has 6 to 8 us on H100 (steps of 3 us), 9 to 12 on A100 (4).
+#: Bandwidths: LL128 carries 120 bytes of data in 128; LL carries 4 in 8, and the same file limits
+#: it further, to 1/3.8 in trees and to llMaxBws in rings (Hopper: 87.7 GB/s in one node, 22.5 in
+#: two): about a quarter.
 PROTOCOLS = (
     Protocol("LL", 0.6 / 3.4, 2.7 / 14, 0.25, 6.6 / 3.4, 6.8 / 3.4),
     Protocol("LL128", 1.9 / 3.4, 4.0 / 14, 120 / 128, 14.0 / 3.4, 14.0 / 3.4),
@@ -72,8 +73,8 @@ class Choice:
 def choose(profiles: dict[str, Profile], size_bytes: float) -> Choice:
     """Take the algorithm and protocol that are fastest alone for every group.
 
-    Time alone is the protocol's latency + size x seconds per byte / bandwidth factor. Equal times go
-    to the first algorithm of `profiles`, then to the first protocol of the table.
+    Time alone is the protocol's latency + size x seconds per byte / bandwidth factor. Equal times
+    go to the first algorithm of `profiles`, then to the first protocol of the table.
     """
     names = tuple(profiles)
     options = [

@@ -55,7 +55,7 @@ class Messages:
     def _post(
         self, builder: ProgramBuilder, micro_batch: int, slot: str, *, early: bool = False
     ) -> list[Mark]:
-        """Post one end of a message, if there is one; early: without waiting for what is computed."""
+        """Post one end of a message; an early one waits for nothing that is computed."""
         if not slot:
             return []
         key = (slot, early)

@@ -38,9 +38,10 @@ _LIGHT = 0.01
 class Use:
     """How one collective of the programs uses the network.
 
-    `profile` indexes `Wiring.profiles`. `latency_s` is the latency of every group of the family with
-    the chosen protocol, whose loads are the profile's times `scale`. `memory_traffic` is device-memory bytes per byte through the links. A
-    `light` collective's bytes take under a hundredth of its latency: they are paid as latency and
+    `profile` indexes `Wiring.profiles`. `latency_s` is the latency of every group of the family
+    with the chosen protocol, whose loads are the profile's times `scale`. `memory_traffic` is
+    device-memory bytes per byte through the links. A `light` collective's bytes take under a
+    hundredth of its latency: they are paid as latency and
     load no links, so that a norm of four bytes does not tell the positions in a tree apart.
     """
 

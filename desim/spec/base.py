@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from desim import units
@@ -41,5 +41,5 @@ FlopsPerSecond = Annotated[float, *_quantity("flops_per_s"), Gt(0)]
 Seconds = Annotated[float, *_quantity("s"), Ge(0)]
 Watts = Annotated[float, *_quantity("w"), Gt(0)]
 
-PositiveInt = Annotated[int, Gt(0)]
+PositiveInt = Annotated[int, Gt(0), Le(10**12)]
 Share = Annotated[float, Gt(0), Field(le=1)]

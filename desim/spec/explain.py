@@ -118,6 +118,8 @@ def _value_rule(error: Any) -> tuple[str, str]:
     context = error.get("ctx") or {}
     if kind == "value_error":
         return str(context.get("error", error["msg"])), ""
+    if kind == "too_short" and context.get("max_length") is None:
+        return f"must hold at least {context['min_length']} values", ""
     if kind in ("too_long", "too_short"):
         return f"must hold {context.get('max_length', context.get('min_length'))} values", ""
     if kind in ("int_type", "int_from_float", "float_type") and isinstance(value, float):

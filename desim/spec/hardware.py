@@ -102,7 +102,7 @@ class Fabric(Spec):
     """Bandwidth of one NIC in one direction."""
     efficiency: Share
     """Share of the NIC bandwidth that large NCCL messages reach."""
-    radix: Annotated[int, Ge(4)]
+    radix: Annotated[int, Ge(4), Field(le=10**6)]
     """Ports of one switch at the NIC's rate; it sets how many spine levels a size needs."""
     oversubscription: Annotated[float, Ge(1)] = 1.0
     """Bandwidth into a leaf from below over its bandwidth upward."""

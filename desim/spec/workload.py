@@ -67,9 +67,9 @@ class Dlrm(Spec):
     """Width of a row."""
     pooling: PositiveInt
     """Rows looked up and summed per table and sample."""
-    bottom_mlp: tuple[PositiveInt, ...] = Field(strict=False)
+    bottom_mlp: tuple[PositiveInt, ...] = Field(strict=False, min_length=2)
     """Widths from the dense features to the last bottom layer."""
-    top_mlp: tuple[PositiveInt, ...] = Field(strict=False)
+    top_mlp: tuple[PositiveInt, ...] = Field(strict=False, min_length=2)
     """Widths from the interaction's output to the last top layer."""
     interaction: Literal["dot", "concat"] = "concat"
     """Dot products of all pairs of vectors, or their concatenation."""

@@ -49,7 +49,11 @@ def test_its_group_waits_for_a_slow_device() -> None:
 
 def test_a_degraded_link_slows_its_users() -> None:
     """Messages over NIC 0 of node 0 take twice as long, those beside it what they did."""
-    base = {"cluster__devices": 16, "parallel": {"pipeline": 2, "zero": 0}, "workload__global_batch": 8}
+    base = {
+        "cluster__devices": 16,
+        "parallel": {"pipeline": 2, "zero": 0},
+        "workload__global_batch": 8,
+    }
     calm = play(job(**base))
     played = play(job(**base, disturb=[{"link": "nic_out[0.3]", "bandwidth": 0.5}]))
     size = calm.spans().size_bytes[calm.rows(0, "send forward")[0]]
@@ -100,7 +104,9 @@ def test_jitter_is_log_normal_and_drawn_from_the_seed() -> None:
 
 def test_ranks_draw_their_jitter_apart() -> None:
     played = play(job(disturb=[{"jitter": 0.1}]))
-    first, second = (played.spans(n).alone_ps[played.spans(n).lane == LANE["compute"]] for n in (0, 1))
+    first, second = (
+        played.spans(n).alone_ps[played.spans(n).lane == LANE["compute"]] for n in (0, 1)
+    )
     assert (first != second).mean() > 0.99
 
 

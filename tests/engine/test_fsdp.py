@@ -121,8 +121,9 @@ def test_prefetch_hides_the_gathers_of_blocks() -> None:
 def test_without_prefetch_a_gather_queues_behind_the_reduction() -> None:
     """Both are on one lane: in the backward pass the next gather, issued after the reduction of the
     layer before, waits for it and for the gradients that it reduces."""
-    spread = {"host": 0.0, "tokens": 4096, "gathers_in_flight": 2}
-    ahead, behind = sharded(prefetch=1, **spread), sharded(prefetch=0, **spread)
+    ahead, behind = (
+        sharded(host=0.0, tokens=4096, prefetch=number, gathers_in_flight=2) for number in (1, 0)
+    )
     forward = slice(2, WHOLE)
     assert all(covered(behind, row) for row in gathers(behind)[forward])
     backward = gathers(behind)[WHOLE:]

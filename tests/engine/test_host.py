@@ -75,7 +75,7 @@ def test_collectives_cost_the_host_more_than_kernels() -> None:
 
 
 def test_a_captured_pass_is_one_launch() -> None:
-    """Every kernel of a pass is issued at the same time, one graph launch after what came before."""
+    """All kernels of a pass are issued together, one graph launch after what came before."""
     played = play(job(**ONE, kernels={"cuda_graphs": True}, policies__sync="none"))
     spans = played.spans()
     launch_ps = round(stack(played.plan.scenario.kernels).graph_launch_s * PS_PER_S)
@@ -91,7 +91,11 @@ def test_a_captured_pass_is_one_launch() -> None:
 def test_blocking_messages_hold_the_host_back(mode: str, holds_back: bool) -> None:
     """After a blocking receive (`batch_p2p_sync`) nothing is issued before it is done."""
     played = play(
-        job(parallel__pipeline=2, policies={"overlap": {"pipeline": mode}}, workload__global_batch=16)
+        job(
+            parallel__pipeline=2,
+            policies={"overlap": {"pipeline": mode}},
+            workload__global_batch=16,
+        )
     )
     for number in (0, 1):
         spans = played.spans(number)

@@ -99,7 +99,11 @@ def shares_held(rank: Rank) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     "name",
-    ["speed changes inside runs", "gathers beside compute", "pipeline with messages beside compute"],
+    [
+        "speed changes inside runs",
+        "gathers beside compute",
+        "pipeline with messages beside compute",
+    ],
 )
 def test_kernels_run_at_the_speed_that_is_left(name: str) -> None:
     """Progress of every kernel, added up over the shares that others held meanwhile, is one.

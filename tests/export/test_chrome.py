@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from desim.analyze.choose import class_label
+from desim.analyze.links import measured_window_ps, utilisation
 from desim.api import load, run
 from desim.export.chrome import lane_title, write_trace
 from desim.export.events import rounded_ns
 from desim.export.lanes import host_of, passes_of
 from desim.export.titles import titled_links
+from desim.export.tracks import link_events
 from desim.record import LANES
 from tests.records import make_record
 from tests.tools.trace_sql import TraceSql, engine_folder
@@ -201,6 +203,41 @@ def test_arguments(tmp_path: Path) -> None:
         "args.mb": "0",
         "args.phase": "forward",
     }
+
+
+@needs_engine
+def test_links_carry_their_bytes(traced: tuple[Record, TraceSql]) -> None:
+    """The mean of a link's counter is its mean use, whatever was left out, and it ends at zero."""
+    record, sql = traced
+    begin, finish = measured_window_ps(record)
+    for title, link in list(titled_links(record))[::7]:
+        rows = sql.rows(
+            "select c.ts, c.value from counter c join counter_track k on c.track_id = k.id"
+            f" where k.name = '{title} %' order by c.ts"
+        )
+        time_ns, percent = np.array(rows).T
+        edges = np.array([begin, finish])
+        shown = replace(
+            link,
+            time_ps=(time_ns * 1000).astype(np.int64),
+            rate_bytes_per_s=percent / 100 * link.capacity_bytes_per_s,
+        )
+        expected = utilisation(link, edges)[0]
+        assert utilisation(shown, edges)[0] == pytest.approx(expected, rel=2e-3, abs=1e-4)
+
+
+def test_many_changes_become_means() -> None:
+    """A link that changes too often to draw keeps its mean and its last value."""
+    time = np.arange(10_001) * 10_000
+    rate = np.where(np.arange(10_001) % 2 == 0, 50e9, 0.0)
+    rate[-1] = 0.0
+    record = make_record()
+    link = replace(record.links[0], time_ps=time, rate_bytes_per_s=rate, capacity_bytes_per_s=50e9)
+    events = [json.loads(line.rstrip(",")) for line in link_events("x", link, 1000).splitlines()]
+    values = [event["args"]["%"] for event in events]
+    assert len(values) <= 1001
+    assert values[0] == pytest.approx(50.0)
+    assert values[-1] == 0.0
 
 
 def test_equal_records_give_equal_bytes(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def check(played: Played, stages: int, micro_batches: int, chunks: int = 1) -> N
 
 @pytest.mark.parametrize("p2p", ["blocking", "async"])
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
-@pytest.mark.parametrize(("stages", "micro_batches"), [(1, 3), (2, 1), (2, 4), (4, 2), (4, 8), (8, 9)])
+@pytest.mark.parametrize(
+    ("stages", "micro_batches"), [(1, 3), (2, 1), (2, 4), (4, 2), (4, 8), (8, 9)]
+)
 def test_gpipe_and_1f1b(schedule: str, stages: int, micro_batches: int, p2p: str) -> None:
     """Huang et al. 2019 (arXiv:1811.06965), section 2.3: (p - 1) / (m + p - 1) of the step."""
     check(pipeline(schedule, stages, micro_batches, p2p=p2p), stages, micro_batches)

@@ -98,7 +98,7 @@ def more(scenario: Scenario, resource: str, factor: float) -> Scenario:
 
 @pytest.mark.parametrize("name", ["pipeline", "interleaved", "sharded"])
 def test_more_of_a_resource_is_never_slower(name: str) -> None:
-    """Each resource makes the jobs faster, or leaves them as they are.
+    """Each resource makes each of the jobs faster in the end.
 
     One anomaly is known: a collective that begins while a kernel runs has `beside_compute` of its
     bandwidth to its end, one that begins between two kernels has all. A faster kernel can move the

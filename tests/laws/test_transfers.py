@@ -66,7 +66,9 @@ def test_ring_all_reduce_inside_a_node(devices: int) -> None:
     scenario = job(cluster__devices=devices, parallel__zero=0, **ALONE)
     size, took = only_reduction(scenario)
     rounds = 2 * (devices - 1)
-    assert took == pytest.approx(rounds / devices * size / NVLINK + rounds * NEAR_S + ONCE_S, rel=1e-9)
+    assert took == pytest.approx(
+        rounds / devices * size / NVLINK + rounds * NEAR_S + ONCE_S, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("devices", [2, 5, 8])
@@ -149,12 +151,12 @@ def play_flows(flows: list[tuple[int, Transfer]]) -> list[int]:
 
     def start(index: int) -> None:
         def done() -> None:
-            ends[index] = clock.now
+            ends[index] = int(clock.now)
 
         links.start(flows[index][1], done)
 
     for index, (at, _) in enumerate(flows):
-        clock.after(at, lambda _, index=index: start(index), None)
+        clock.after(at, lambda event: start(event.payload), index)
     clock.run()
     for _, flow in flows:
         assert moved[id(flow)] == pytest.approx(flow.size_bytes, rel=1e-9)

@@ -37,7 +37,8 @@ JOBS: dict[str, dict[str, Any]] = {
 
 def owner(memory: Memory, name: str) -> np.ndarray:
     """Bytes of one owner over the step."""
-    return memory.by_owner[memory.owners.index(name)]
+    row: np.ndarray = memory.by_owner[memory.owners.index(name)]
+    return row
 
 
 def saved(layers: tuple[Layer, ...]) -> float:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from desim.plan.build import make_context
 from desim.plan.mesh import AXES, Mesh, build_mesh
 from desim.plan.pipeline_step import stage_chunks
-from desim.plan.build import make_context
 from tests.jobs import BASE, job
 
 MESHES = st.builds(

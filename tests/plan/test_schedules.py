@@ -1,4 +1,4 @@
-"""Schedules: every pass once, in an order that its data allows, with the activations that it holds."""
+"""Schedules: every pass once, in an order that its data allows, and what it holds."""
 
 from __future__ import annotations
 
@@ -75,6 +75,10 @@ def test_stages_can_play_their_orders_together(
                 at[stage] += 1
                 moved = True
     assert at == [len(order) for order in orders]
+
+
+def test_all_forward_then_all_backward() -> None:
+    assert text(gpipe(1, 2, 3, 1)) == "F0.0 F1.0 F2.0 B0.0 B1.0 B2.0"
 
 
 def test_one_forward_one_backward() -> None:
