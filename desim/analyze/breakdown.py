@@ -32,6 +32,7 @@ class Breakdown:
     """Times of all rank classes, and what follows from them."""
 
     classes: tuple[ClassTime, ...]
+    num_steps: int = 1
 
     @property
     def time_share(self) -> dict[str, float]:
@@ -75,10 +76,10 @@ class Breakdown:
         return dict(sorted(means.items(), key=lambda item: (-item[1], item[0])))
 
     def _mean_s(self, times_ps: Sequence[int]) -> float:
-        """Mean over all ranks of a time given for each class."""
+        """Mean over all ranks and steps of a time given for each class."""
         counts = [c.rank_class.count for c in self.classes]
         total = sum(count * time for count, time in zip(counts, times_ps, strict=True))
-        return total / sum(counts) / PS_PER_S
+        return total / sum(counts) / self.num_steps / PS_PER_S
 
 
 def breakdown(record: Record) -> Breakdown:
@@ -101,7 +102,7 @@ def breakdown(record: Record) -> Breakdown:
                 compute_by_kind(spans, window, record.kinds),
             )
         )
-    return Breakdown(tuple(classes))
+    return Breakdown(tuple(classes), record.num_steps)
 
 
 def _scheduled_waits(undisturbed: Record | None) -> dict[int, NDArray[np.int64]]:

@@ -41,7 +41,6 @@ class _Class:
         self.phase = spans.phase.tolist()
         self.name = spans.name.tolist()
         self.group = spans.group.tolist()
-        self.issue = spans.issue_ps.tolist()
         self.ready = spans.ready_ps.tolist()
         self.start = spans.start_ps.tolist()
         self.end = spans.end_ps.tolist()

@@ -52,7 +52,7 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
             f"{axis}{size}" for axis, size in plan.context.mesh.sizes.items() if size > 1
         ),
         "rank_classes": len(record.classes),
-        "tasks": record.num_tasks,
+        "tasks": record.num_tasks // record.num_steps,
         "events": record.num_events,
         "simulate_wall_s": record.simulate_wall_s,
         "time_share": parts.time_share,
@@ -62,7 +62,7 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
         "stage_time_share": parts.stage_time_share,
         "communication": parts.communication,
         "compute_by_kind": parts.compute_by_kind,
-        "critical_path": _largest(path),
+        "critical_path": _largest(path, record.num_steps),
     }
 
 
@@ -88,14 +88,14 @@ def recomputed_flops(plan: Plan) -> float:
     return total
 
 
-def _largest(path: list[Link]) -> list[dict[str, Any]]:
-    """The tasks that the critical path spends most time in."""
+def _largest(path: list[Link], num_steps: int) -> list[dict[str, Any]]:
+    """The tasks that the critical path spends most time in, with their seconds per step."""
     seconds: dict[tuple[str, str], int] = {}
     for link in path:
         key = (link.category, link.task)
         seconds[key] = seconds.get(key, 0) + link.end_ps - link.start_ps
     ordered = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
     return [
-        {"category": category, "what": task, "seconds": time / PS_PER_S}
+        {"category": category, "what": task, "seconds": time / num_steps / PS_PER_S}
         for (category, task), time in ordered[:_SHOWN_ON_PATH]
     ]

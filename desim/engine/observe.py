@@ -37,6 +37,7 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
     first, last = observer.steps
     classes = tuple(observer.rank_class(rank) for rank in player.ranks)
     counts = plan.folding.ranks.count
+    whole = (min(c.window_ps[0] for c in classes), max(c.window_ps[1] for c in classes))
     lengths = np.array([c.window_ps[1] - c.window_ps[0] for c in classes])
     num_steps = last - first
     step_ps = float((lengths * counts).sum() / counts.sum()) / num_steps
@@ -48,7 +49,7 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
         classes=classes,
         spans_of=observer.spans,
         causes_of=observer.causes,
-        links=link_classes(plan, player, transfers),
+        links=link_classes(plan, player, transfers, whole),
         memory=observer.memory(),
         flows=observer.flows(),
         step_time_ps=round(step_ps),
@@ -57,7 +58,6 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
         num_events=player.clock.num_events,
         simulate_wall_s=wall_s,
         details={
-            "transfers": [t.name for t in transfers],
             "groups_across_stages": _across_stages(plan),
             "device_memory_bytes": plan.scenario.cluster.system.device.memory_bytes,
         },

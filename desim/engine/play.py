@@ -119,7 +119,7 @@ class Player:
             rank.device.hold(transfer.sms, 0)
         turn = rank.turns[slot]
         rank.turns[slot] = turn + 1
-        present = group.arrive(turn, rank, lane)
+        present = group.arrive(turn, rank, lane, transfer.size_bytes)
         if present is not None:
             self._start(transfer, present)
 

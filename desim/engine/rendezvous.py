@@ -11,18 +11,22 @@ if TYPE_CHECKING:
 class Group:
     """A group colour, at which the nth arrivals of its `need` representatives meet."""
 
-    __slots__ = ("_waiting", "need", "number")
+    __slots__ = ("_size", "_waiting", "need", "number")
 
     def __init__(self, number: int, need: int) -> None:
         self.number = number
         self.need = need
         self._waiting: dict[int, list[tuple[Rank, int]]] = {}
+        self._size: dict[int, int] = {}
 
-    def arrive(self, turn: int, rank: Rank, lane: int) -> list[tuple[Rank, int]] | None:
+    def arrive(
+        self, turn: int, rank: Rank, lane: int, size_bytes: int
+    ) -> list[tuple[Rank, int]] | None:
         """Add a member to its nth meeting; return all of them once the last is there."""
         present = self._waiting.setdefault(turn, [])
         present.append((rank, lane))
+        assert self._size.setdefault(turn, size_bytes) == size_bytes, "members meet for one size"
         if len(present) < self.need:
             return None
-        del self._waiting[turn]
+        del self._waiting[turn], self._size[turn]
         return present

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from desim.plan.build import Plan
 
 
-def link_classes(plan: Plan, player: Player, transfers: list[Transfer]) -> tuple[LinkClass, ...]:
-    """Rate over time on one link of each class that was loaded."""
-    if not player.moved:
-        return ()
+def link_classes(
+    plan: Plan, player: Player, transfers: list[Transfer], window_ps: tuple[int, int]
+) -> tuple[LinkClass, ...]:
+    """Rate over time, in the measured window, on one link of each class that was loaded."""
     moved = np.array(player.moved, dtype=np.int64).reshape(-1, 4)
+    moved[:, 1:3] = moved[:, 1:3].clip(*window_ps)
+    moved = moved[moved[:, 2] > moved[:, 1]]
     topology, links = plan.wiring.topology, plan.folding.links
     by_link: dict[int, list[tuple[int, float]]] = {}
     for transfer in transfers:

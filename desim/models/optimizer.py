@@ -69,7 +69,7 @@ def optimizer_ops(
     """Return the fused update of this rank's shard of `parameters`, cut in `shard_count`.
 
     It reads gradient, fp32 parameter and state and writes the fp32 parameter, the state and the
-    compute copy. Under zero 3 the gradient is fp32 and the copy is made when a layer is gathered.
+    compute copy. Under zero 3 the gradient is fp32 and there is no copy.
     """
     values, flops = _STATE[precision.optimizer]
     gradient = 4.0 if zero == 3 else stored_bytes(precision.gradients)
@@ -98,9 +98,3 @@ def zero_gradients_op(parameters: float, precision: Precision) -> Op:
     """Return the clearing of the gradient buffer of `parameters` before a step."""
     width = stored_bytes(precision.gradients)
     return elementwise_op("zero_gradients", "copy", "fp32", parameters, 0, width, 0.0)
-
-
-def gather_cast_op(parameters: float, precision: Precision) -> Op:
-    """Return the conversion of a fully sharded fp32 shard to the format it is gathered in."""
-    width = element_bytes(precision.compute)
-    return elementwise_op("parameter_cast", "cast", "fp32", parameters, 4.0, width, 0.0)

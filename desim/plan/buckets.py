@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 #: Megatron-LM pads every bucket of the distributed optimizer to this many elements per rank.
 PADDING = 64
 
+#: Memory owner of gradients between their backward pass and their reduction.
+WHOLE_GRADIENTS = "whole gradients"
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Parameters that are reduced together: `modules` are (position, part) in the chunk."""
+    """Parameters that are reduced together: `modules` are (position, part) in the chunk.
+
+    `parameters` counts padding, `held` does not.
+    """
 
     parameters: int
+    held: int
     modules: tuple[tuple[int, int], ...]
 
 
@@ -43,10 +50,10 @@ def make_buckets(chunk: Chunk, bucket_parameters: float, ranks: int, *, pad: boo
             modules.append((position, part))
             parameters += layer.modules[part].parameters
             if parameters >= bucket_parameters:
-                buckets.append(Bucket(_padded(parameters, ranks, pad), tuple(modules)))
+                buckets.append(Bucket(_padded(parameters, ranks, pad), parameters, tuple(modules)))
                 modules, parameters = [], 0
     if modules:
-        buckets.append(Bucket(_padded(parameters, ranks, pad), tuple(modules)))
+        buckets.append(Bucket(_padded(parameters, ranks, pad), parameters, tuple(modules)))
     return buckets
 
 
@@ -58,28 +65,56 @@ def _padded(parameters: int, ranks: int, pad: bool) -> int:
 class ReduceBuckets(Hooks):
     """Issues the reduction of each bucket once the last of its gradients is issued."""
 
-    def __init__(self, buckets: list[Bucket], collective: str, bytes_per_gradient: float) -> None:
+    def __init__(
+        self, buckets: list[Bucket], collective: str, bytes_per_gradient: float, *, frees: bool
+    ) -> None:
         self._after = {bucket.modules[-1]: bucket for bucket in buckets}
         self._collective = collective
         self._bytes = bytes_per_gradient
-        self.marks: list[Mark] = []
+        self._frees = frees
 
     def after_backward(self, emit: Emitter, position: int, part: int) -> None:
         """Reduce the bucket that this module completes."""
         bucket = self._after.get((position, part))
         if bucket is not None:
             emit.phase = "gradients"
-            self.marks = [reduce_bucket(emit, bucket, self._collective, self._bytes, beside=True)]
+            width = self._bytes
+            reduce_bucket(emit, bucket, self._collective, width, beside=True, frees=self._frees)
             emit.phase = "backward"
 
 
 def reduce_bucket(
-    emit: Emitter, bucket: Bucket, collective: str, bytes_per_gradient: float, *, beside: bool
+    emit: Emitter,
+    bucket: Bucket,
+    collective: str,
+    bytes_per_gradient: float,
+    *,
+    beside: bool,
+    frees: bool,
 ) -> Mark:
-    """Issue the reduction of one bucket after what compute has done so far."""
+    """Issue the reduction of one bucket after what compute has done so far.
+
+    `frees` gives back the whole gradients that `WholeGradients` took.
+    """
     size = bucket.parameters * bytes_per_gradient
     comm = Comm("dp", collective, size, "grad reduce")  # type: ignore[arg-type]
-    return emit.collective(comm, beside=beside)
+    mark = emit.collective(comm, beside=beside)
+    if frees:
+        emit.memory(WHOLE_GRADIENTS, -bucket.held * bytes_per_gradient)
+    return mark
+
+
+class WholeGradients(Hooks):
+    """Takes memory for a module's whole gradient until its bucket is reduced (ZeRO-2)."""
+
+    def __init__(self, chunk: Chunk, bytes_per_gradient: float) -> None:
+        self._chunk = chunk
+        self._bytes = bytes_per_gradient
+
+    def after_backward(self, emit: Emitter, position: int, part: int) -> None:
+        """Keep the gradient that this module has made."""
+        parameters = self._chunk[position][1].modules[part].parameters
+        emit.memory(WHOLE_GRADIENTS, parameters * self._bytes)
 
 
 class AwaitBuckets(Hooks):

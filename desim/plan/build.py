@@ -19,7 +19,6 @@ from desim.plan.fold import Edges, Folding, fold
 from desim.plan.ledger import make_ledger
 from desim.plan.mesh import build_mesh
 from desim.plan.pipeline_step import pipeline_programs, stage_chunks
-from desim.plan.step_ends import clean_cut
 from desim.plan.tables import SLOTS, Tables
 from desim.plan.wiring import wire
 from desim.record import PS_PER_S
@@ -52,8 +51,6 @@ class Plan:
     wiring: Wiring
     folding: Folding
     disturbed: Disturbed
-    starts_clean: bool
-    """Whether the measured steps follow at once (no warm-up step is played)."""
     notes: tuple[str, ...]
     """What the user should know about how the scenario was read."""
 
@@ -136,7 +133,6 @@ def build_plan(scenario: Scenario) -> Plan:
         wiring=wiring,
         folding=_fold(scenario, wiring, program_of, disturbed),
         disturbed=disturbed,
-        starts_clean=scenario.workload.model.family == "transformer" and clean_cut(context),
         notes=(*kernels.notes, *wiring.notes),
     )
 

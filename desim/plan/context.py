@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from desim.models.width import stored_bytes
+from desim.models.width import element_bytes, stored_bytes
 from desim.plan.template import Emitter
 
 if TYPE_CHECKING:
@@ -51,4 +51,4 @@ class Context:
     @property
     def parameter_bytes(self) -> float:
         """Bytes of one parameter as it is gathered."""
-        return stored_bytes(self.scenario.workload.precision.compute)
+        return element_bytes(self.scenario.workload.precision.compute)

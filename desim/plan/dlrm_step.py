@@ -87,4 +87,4 @@ def _hooks(context: Context, chunk: Chunk) -> list[Hooks]:
         return []
     wanted = context.scenario.policies.bucket_bytes / context.gradient_bytes
     buckets = make_buckets(chunk, wanted, ranks, pad=False)
-    return [ReduceBuckets(buckets, "all_reduce", context.gradient_bytes)]
+    return [ReduceBuckets(buckets, "all_reduce", context.gradient_bytes, frees=False)]

@@ -42,7 +42,6 @@ class ShardLayers(Hooks):
         self._issued = 0
         self._marks: dict[tuple[Direction, int], Mark] = {}
         self._freed: list[Mark] = []
-        self.reduced: list[Mark] = []
 
     def before_layer(self, emit: Emitter, direction: Direction, position: int) -> None:
         """Issue this layer's gather and those prefetched, then wait for this layer's."""
@@ -91,5 +90,5 @@ class ShardLayers(Hooks):
         phase, emit.phase = emit.phase, "gradients"
         whole = size * self._gradient_bytes
         comm = Comm("dp", "reduce_scatter", whole, "grad reduce")
-        self.reduced = [emit.collective(comm, beside=True)]
+        emit.collective(comm, beside=True)
         emit.phase = phase

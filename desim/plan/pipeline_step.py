@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
 from desim.models.width import element_bytes
-from desim.plan.buckets import AwaitBuckets, ReduceBuckets
+from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
 from desim.plan.fsdp import ShardLayers
 from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
 from desim.plan.pipeline import Messages
@@ -61,13 +61,14 @@ class StageStep:
     def program(self) -> Program:
         """Build the program: what precedes the measured steps, then the steps."""
         builder = ProgramBuilder()
-        steps = self._context.scenario.run.steps
         if clean_cut(self._context):
             self._ends.update(builder)
-            builder.cut()
         else:
-            steps += 1
-        for _ in range(steps):
+            # What one stage learns of a step reaches the others with the next: a step per stage.
+            for _ in range(self._stages):
+                self._step(builder)
+        builder.cut()
+        for _ in range(self._context.scenario.run.steps):
             self._step(builder)
             builder.cut()
         return builder.build()
@@ -163,9 +164,12 @@ class StageStep:
         key = self._key(chunk, "backward", reduces, self._receives(number, first=False))
         if key not in self._cache:
             hooks: list[Hooks] = []
+            if self._zero == 2 and buckets:
+                hooks.append(WholeGradients(chunk, self._context.gradient_bytes))
             if reduces and buckets:
                 width = self._context.gradient_bytes
-                hooks.append(ReduceBuckets(buckets, self._ends.collective, width))
+                reduce = ReduceBuckets(buckets, self._ends.collective, width, frees=self._zero == 2)
+                hooks.append(reduce)
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)

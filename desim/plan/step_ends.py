@@ -115,7 +115,9 @@ class StepEnds:
         for buckets in reversed(self.buckets):
             for bucket in buckets:
                 size = self._context.gradient_bytes
-                emit.wait(reduce_bucket(emit, bucket, self.collective, size, beside=False))
+                frees = self._zero == 2
+                mark = reduce_bucket(emit, bucket, self.collective, size, beside=False, frees=frees)
+                emit.wait(mark)
         builder.place(emit.finish())
 
     def _finish_gradients(self) -> Template:

@@ -143,8 +143,9 @@ def _group_of(
 class _Pricer:
     """Chooses an algorithm per collective and makes each needed profile once.
 
-    The tuner decides for a whole family on its first group, as NCCL decides on the numbers of
-    ranks and nodes, which the groups of a mesh axis share.
+    The tuner decides for a whole family on the group that spans most islands (nodes or NVLink
+    domains), among the algorithms that exist for all of its groups. NCCL decides on the numbers of
+    ranks and nodes, which the groups of a mesh axis share unless some straddle an island's edge.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class _Pricer:
         self.notes: list[str] = []
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._samples: dict[tuple[str, str, str], Profile] = {}
+        self._names: dict[tuple[str, str], list[str]] = {}
 
     def use(self, comm: CommOp) -> Use:
         """Price one collective."""
@@ -169,15 +171,15 @@ class _Pricer:
             light = self._light(number, comm.size_bytes, latency_s, 1.0)
             return Use(family, number, "send_recv", "Simple", latency_s, 1.0, traffic, light)
         pin = getattr(self._pins, comm.collective)
-        sample = self._members[family][:1]
-        names = available(self._topology, sample.shape[1], sample, comm.collective)
+        names = self._available(family, comm.collective)
         if pin in names:
             names = [pin]
         else:
             if pin != "auto":
                 self.notes.append(
                     f"policies.collectives.{comm.collective}: {pin} does not exist for the groups"
-                    f" of {family} ({sample.shape[1]} ranks); the tuner chooses there"
+                    f" of {family} ({self._members[family].shape[1]} ranks); the tuner chooses"
+                    " there"
                 )
             names = [name for name in names if name in NCCL_ALGORITHMS]
         candidates = {name: self._sample(family, comm.collective, name) for name in names}
@@ -204,12 +206,27 @@ class _Pricer:
         bytes_s = size_bytes * self.profiles[number].seconds_per_byte * scale
         return bool((bytes_s <= _LIGHT * latency_s).all())
 
+    def _available(self, family: str, collective: str) -> list[str]:
+        key = (family, collective)
+        if key not in self._names:
+            rows = self._members[family]
+            self._names[key] = available(self._topology, rows.shape[1], rows, collective)
+        return self._names[key]
+
     def _sample(self, family: str, collective: str, algorithm: str) -> Profile:
         key = (family, collective, algorithm)
         if key not in self._samples:
-            rows = self._members[family][:1]
+            rows = self._widest(family)
             self._samples[key] = collective_profile(self._topology, rows, collective, algorithm)
         return self._samples[key]
+
+    def _widest(self, family: str) -> NDArray[np.int64]:
+        """The group of a family that spans most islands, as its only row."""
+        rows = self._members[family]
+        system = self._topology.system
+        island = rows // max(system.nvlink_domain, system.devices_per_node)
+        spans = (np.diff(island, axis=1) != 0).sum(axis=1)
+        return rows[[int(np.argmax(spans))]]
 
     def _profile(self, family: str, collective: str, algorithm: str) -> int:
         key = (family, collective, algorithm)

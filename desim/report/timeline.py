@@ -173,8 +173,8 @@ def _columns(drawn: Sequence[_Drawn]) -> dict[str, Any]:
     lengths = ((end - origin) // tick_ps).astype("<u4") - ticks
     wide = {
         "label": (np.concatenate([one.label for one in drawn]), "<u4"),
-        "mb": (np.concatenate([one.micro_batch for one in drawn]), "<i2"),
-        "layer": (np.concatenate([one.layer for one in drawn]), "<i2"),
+        "mb": (np.concatenate([one.micro_batch for one in drawn]), "<i4"),
+        "layer": (np.concatenate([one.layer for one in drawn]), "<i4"),
     }
     narrow = {name: packed(column.astype(kind)) for name, (column, kind) in wide.items()}
     return {

@@ -7,7 +7,7 @@ import pytest
 
 from desim.plan.buckets import make_buckets
 from desim.plan.pipeline_step import stage_chunks
-from tests.jobs import LANE, PHASE, Played, job, play
+from tests.jobs import LANE, PHASE, Played, job, play, with_system
 
 SMALL = "20 MB"
 
@@ -93,7 +93,10 @@ def test_the_norm_waits_for_every_reduction() -> None:
 def test_a_module_waits_for_its_parameters() -> None:
     """Gathers are issued in the order of use; no kernel starts before its bucket is there, and the
     first micro-batch starts before the last bucket is."""
-    played = replicas(1, param_gather="prefetch")
+    slow = with_system(
+        job(parallel__zero=1, policies={"bucket": SMALL}), device={"nvlink_bytes_per_s": 20e9}
+    )
+    played = play(slow)
     spans = played.spans()
     ((chunk,),) = stage_chunks(played.plan.context)
     buckets = make_buckets(chunk, 20e6 / 4, 8, pad=True)
@@ -108,6 +111,7 @@ def test_a_module_waits_for_its_parameters() -> None:
             used = forward & (spans.layer == number) & np.isin(spans.name, kernels)
             assert spans.start_ps[used].min() >= spans.end_ps[row]
     assert spans.start_ps[forward].min() < spans.end_ps[rows[-1]]
+    assert played.accounts()[0]["exposed_dp"] > 0
 
 
 def test_parameters_are_gathered_after_they_are_updated() -> None:

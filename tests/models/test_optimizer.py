@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from desim.models.optimizer import (
-    gather_cast_op,
     grad_norm_op,
     optimizer_ops,
     zero_gradients_op,
@@ -24,8 +23,6 @@ def test_fully_sharded_adam_makes_no_copy() -> None:
     (op,) = optimizer_ops(1e9, 8, Precision(gradients="bf16"), zero=3)
     assert op.read_bytes == pytest.approx(16 * 1e9 / 8)
     assert op.write_bytes == pytest.approx(12 * 1e9 / 8)
-    cast = gather_cast_op(1e9 / 8, Precision())
-    assert (cast.read_bytes, cast.write_bytes) == (4e9 / 8, 2e9 / 8)
 
 
 def test_gradients_are_read_for_the_norm_and_cleared() -> None:

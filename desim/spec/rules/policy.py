@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from desim.spec.rules.finding import Finding, Rule, data_size, micro_batches, nearest_multiples
 from desim.spec.scenario import Scenario, SlowDevice
-from desim.spec.workload import Transformer
+from desim.spec.workload import Dlrm, Transformer
 
 _SCHEDULE = ("policies.schedule", "parallel.virtual_stages", "parallel.pipeline")
 _BATCH = (
@@ -48,6 +48,35 @@ def interleaving_rounds(scenario: Scenario) -> Iterator[Finding]:
         )
         hint = f"nearest: {nearest_multiples(workload.global_batch, unit * stages)}"
         yield Finding("workload.global_batch", rule, workload.global_batch, hint)
+
+
+def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
+    """Choices that the job has no use for are named, not refused."""
+    policies, kernels = scenario.policies, scenario.kernels
+    usual = type(policies)()
+    ignored: list[tuple[str, object]] = []
+    if isinstance(scenario.workload.model, Dlrm):
+        reason = "a recommendation model does not use it"
+        ignored = [
+            ("policies.schedule", policies.schedule != usual.schedule),
+            ("policies.recompute", policies.recompute != usual.recompute),
+            ("policies.overlap.grad_reduce", policies.overlap.grad_reduce == "none"),
+            ("policies.overlap.param_gather", policies.overlap.param_gather == "none"),
+            ("kernels.cuda_graphs", kernels.cuda_graphs),
+        ]
+    elif scenario.parallel.zero == 3:
+        reason = "parallel.zero: 3 gathers and reduces by layer (policies.fsdp)"
+        ignored = [
+            ("policies.overlap.grad_reduce", policies.overlap.grad_reduce == "none"),
+            ("policies.overlap.param_gather", policies.overlap.param_gather == "none"),
+        ]
+    for path, chosen in ignored:
+        if chosen:
+            yield Finding(path, f"has no effect: {reason}", note=True)
+    if policies.sync == "grad_norm" and not policies.gradient_clipping:
+        text = "has no effect without gradient_clipping: no norm is read back"
+        hint = "sync: step lets the host wait once a step"
+        yield Finding("policies.sync", text, "grad_norm", hint, note=True)
 
 
 def graphs_can_be_captured(scenario: Scenario) -> Iterator[Finding]:
@@ -153,6 +182,7 @@ RULES = (
     Rule(interleaving_fits, _SCHEDULE),
     Rule(interleaving_rounds, (*_SCHEDULE, *_BATCH)),
     Rule(virtual_stages_are_used, _SCHEDULE),
+    Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(graphs_can_be_captured, ("kernels.cuda_graphs", "parallel.zero", "policies.fsdp")),
     Rule(sharding_fits_pipeline, ("parallel.zero", "parallel.pipeline")),
     Rule(attention_exists, ("kernels.attention", "workload.model", "cluster.system.device")),
