@@ -37,8 +37,9 @@ class Timeline {
     this.start_ = decoded(packed.start, Uint32Array);
     this.length = decoded(packed.length, Uint32Array);
     this.label = decoded(packed.label, Uint32Array);
-    this.mb = decoded(packed.mb, Int16Array);
-    this.layer = decoded(packed.layer, Int16Array);
+    const numbers = packed.short ? Int16Array : Int32Array;
+    this.mb = decoded(packed.mb, numbers);
+    this.layer = decoded(packed.layer, numbers);
     this.inks = this.labels.map((text) => inkOn(text.colour));
     this.margin = {l: 196, r: 62, t: 6, b: 46};
     this.place = byId("timeline");

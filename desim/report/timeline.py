@@ -171,18 +171,20 @@ def _columns(drawn: Sequence[_Drawn]) -> dict[str, Any]:
     tick_ps = max(1, -(-(int(end.max(initial=0)) - origin) // (2**32 - 1)))
     ticks = ((start - origin) // tick_ps).astype("<u4")
     lengths = ((end - origin) // tick_ps).astype("<u4") - ticks
-    wide = {
-        "label": (np.concatenate([one.label for one in drawn]), "<u4"),
-        "mb": (np.concatenate([one.micro_batch for one in drawn]), "<i4"),
-        "layer": (np.concatenate([one.layer for one in drawn]), "<i4"),
-    }
-    narrow = {name: packed(column.astype(kind)) for name, (column, kind) in wide.items()}
+    micro_batch = np.concatenate([one.micro_batch for one in drawn])
+    layer = np.concatenate([one.layer for one in drawn])
+    # Two bytes hold the numbers of all but very long steps.
+    short = bool(max(micro_batch.max(initial=0), layer.max(initial=0)) < 2**15)
+    kind = "<i2" if short else "<i4"
     return {
+        "short": short,
         "origin_s": origin / 1e12,
         "tick_s": tick_ps / 1e12,
         "start": packed(ticks),
         "length": packed(lengths),
-        **narrow,
+        "label": packed(np.concatenate([one.label for one in drawn]).astype("<u4")),
+        "mb": packed(micro_batch.astype(kind)),
+        "layer": packed(layer.astype(kind)),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -173,18 +172,3 @@ def test_breakdown_of_a_pipeline() -> None:
     spans = record.spans_of(0)
     busy = lane_busy(spans, record.classes[0].window_ps)
     assert busy["compute"] == int((spans.end_ps - spans.start_ps)[spans.lane == 0].sum())
-
-
-def test_accounting_is_fast() -> None:
-    """25,000 spans take a few milliseconds."""
-    record = make_record(stages=2, micro_batches=32, layers=78)
-    spans, window = record.spans_of(0), record.classes[0].window_ps
-    assert len(spans) > 20_000
-    best = min(_seconds(spans, window) for _ in range(5))
-    assert best < 0.02
-
-
-def _seconds(spans: Spans, window: tuple[int, int]) -> float:
-    begin = time.perf_counter()
-    account(spans, window)
-    return time.perf_counter() - begin

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -272,11 +271,3 @@ def test_a_rank_without_tasks(tmp_path: Path) -> None:
     write_trace(record, tmp_path / "t.json.gz")
     events = json.loads(gzip.decompress((tmp_path / "t.json.gz").read_bytes()))["traceEvents"]
     assert not [event for event in events if event["ph"] == "X"]
-
-
-def test_writing_is_fast(tmp_path: Path) -> None:
-    """170,000 spans take a fraction of a second (bound with room for a busy machine)."""
-    record = make_record(stages=8, micro_batches=32, layers=66)
-    begin = time.perf_counter()
-    write_trace(record, tmp_path / "t.json.gz")
-    assert time.perf_counter() - begin < 1.5
