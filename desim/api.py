@@ -25,16 +25,17 @@ if TYPE_CHECKING:
     from desim.record import Record
 
 
-def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
+def load(source: str | Path | Mapping[str, Any], overrides: str | Sequence[str] = ()) -> Scenario:
     """Load a scenario from a YAML file or mapping, with `path=value` overrides.
 
     Raises SpecError, which lists every mistake with its file, line and path.
     """
-    return load_scenario(source, overrides).scenario
+    return load_scenario(source, [overrides] if isinstance(overrides, str) else overrides).scenario
 
 
 def run(
     scenario: Scenario | str | Path | Mapping[str, Any],
+    *,
     watch: Callable[[Player], None] | None = None,
 ) -> Result:
     """Play a scenario and return what was observed.

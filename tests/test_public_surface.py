@@ -21,7 +21,15 @@ PROMISED = {
     "peak_memory_bytes", "fits",
 }  # fmt: skip
 #: There as well.
-MORE = {"name", "mesh", "stage_time_share", "communication", "compute_by_kind", "critical_path"}
+MORE = {
+    "name",
+    "device",
+    "mesh",
+    "stage_time_share",
+    "communication",
+    "compute_by_kind",
+    "critical_path",
+}
 TOKENS = {"tokens_per_s", "tokens_per_s_per_device"}
 SAMPLES = {"samples_per_s", "samples_per_s_per_device"}
 

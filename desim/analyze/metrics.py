@@ -29,40 +29,60 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
     attention, halved under a causal mask (a recommendation model: three times its forward matrix
     products). `hfu` adds what was recomputed.
     """
-    scenario = plan.scenario
-    workload = scenario.workload
     step_s = record.step_time_ps / PS_PER_S
-    devices = scenario.cluster.devices
-    flops = model_flops_per_sample(workload.model, workload.sequence_length) * workload.global_batch
-    peak = scenario.cluster.system.device.peak_flops_per_s[workload.precision.compute]
     parts = breakdown(record)
     path = critical_path(record)
-    peaks = stage_peaks(record)
-    capacity = scenario.cluster.system.device.memory_bytes
     return {
-        "name": scenario.name,
+        "name": plan.scenario.name,
         "step_time_s": step_s,
         **_throughput(plan, step_s),
-        "model_tflop_per_s_per_device": flops / step_s / devices / 1e12,
-        "mfu": flops / step_s / devices / peak,
-        "hfu": (flops + recomputed_flops(plan)) / step_s / devices / peak,
-        "parameters": parameter_count(workload.model),
-        "num_devices": devices,
-        "mesh": " ".join(
-            f"{axis}{size}" for axis, size in plan.context.mesh.sizes.items() if size > 1
-        ),
+        **_utilisation(plan, step_s),
+        **_job(plan),
         "rank_classes": len(record.classes),
         "tasks": record.num_tasks // record.num_steps,
         "events": record.num_events,
         "simulate_wall_s": record.simulate_wall_s,
         "time_share": parts.time_share,
         "critical_path_share": path_share(path),
-        "peak_memory_bytes": {str(peak.stage): peak.peak_bytes for peak in peaks},
-        "fits": all(peak.peak_bytes <= capacity for peak in peaks),
+        **_memory(plan, record),
         "stage_time_share": parts.stage_time_share,
         "communication": parts.communication,
         "compute_by_kind": parts.compute_by_kind,
         "critical_path": _largest(path, record.num_steps),
+    }
+
+
+def _utilisation(plan: Plan, step_s: float) -> dict[str, float]:
+    """Rates of model FLOPs, absolute and as shares of the dense peak of the compute format."""
+    workload, cluster = plan.scenario.workload, plan.scenario.cluster
+    flops = model_flops_per_sample(workload.model, workload.sequence_length) * workload.global_batch
+    peak = cluster.system.device.peak_flops_per_s[workload.precision.compute]
+    rate = flops / step_s / cluster.devices
+    return {
+        "model_tflop_per_s_per_device": rate / 1e12,
+        "mfu": rate / peak,
+        "hfu": (flops + recomputed_flops(plan)) / step_s / cluster.devices / peak,
+    }
+
+
+def _job(plan: Plan) -> dict[str, Any]:
+    """What runs on what."""
+    sizes = plan.context.mesh.sizes
+    return {
+        "parameters": parameter_count(plan.scenario.workload.model),
+        "num_devices": plan.scenario.cluster.devices,
+        "device": plan.scenario.cluster.system.device.name,
+        "mesh": " ".join(f"{axis}{size}" for axis, size in sizes.items() if size > 1),
+    }
+
+
+def _memory(plan: Plan, record: Record) -> dict[str, Any]:
+    """Peaks by stage, and whether all fit the device."""
+    capacity = plan.scenario.cluster.system.device.memory_bytes
+    peaks = stage_peaks(record)
+    return {
+        "peak_memory_bytes": {str(peak.stage): peak.peak_bytes for peak in peaks},
+        "fits": all(peak.peak_bytes <= capacity for peak in peaks),
     }
 
 

@@ -81,7 +81,9 @@ def _stages(
     if len(stages) < 2:
         return
     yield ""
-    titles = " ".join(f"{title:>9}" for title in ("compute", "exposed", "waiting", "bubble"))
+    titles = " ".join(
+        f"{title:>9}" for title in ("compute", "exposed", "waiting", "bubble", "rest")
+    )
     yield f"  stage {titles} {'peak memory':>14}"
     names = list(stages)
     hidden = len(names) - _MAX_STAGES
@@ -92,11 +94,12 @@ def _stages(
             yield f"  {'...':>5} ({hidden} more)"
         share = stages[name]
         columns = [
-            share["compute"] + share["contention"] + share["optimizer"],
+            share["compute"],
             sum(value for category, value in share.items() if category.startswith("exposed_")),
             share["waiting"],
             share["bubble"],
         ]
+        columns.append(max(1.0 - sum(columns), 0.0))
         table = " ".join(f"{100 * value:7.1f} %" for value in columns)
         peak = float(peaks.get(name, 0.0))
         memory = f"{peak / _GIB:10.1f} GiB" if name in peaks else ""

@@ -22,7 +22,8 @@ class Overlap(Spec):
     """`megatron`: in a column-parallel backward the input's all-gather runs under dgrad and the
     gradient's reduce under wgrad; `none`: all tensor-parallel communication is exposed."""
     pipeline: Literal["blocking", "async"] = "blocking"
-    """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted."""
+    """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted.
+    A posted receive holds its SMs until the message comes, which can cost more than it hides."""
 
 
 class Fsdp(Spec):

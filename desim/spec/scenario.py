@@ -62,7 +62,8 @@ class DegradedLink(Spec):
     """A link, by name or by a pattern with `*`, at a fraction of its bandwidth."""
 
     link: str
-    """Name as in the report, or a pattern: `nic_out[3.*]`."""
+    """Kind and place, `*` for any: `nic_out[3.0]` is node 3's first NIC outward, `nvlink_in[17]`
+    device 17's NVLink inward, `leaf_up[su0.rail3]` a leaf's uplinks, `rail3` all of a rail."""
     bandwidth: Share
     """Share of its bandwidth that it keeps."""
 

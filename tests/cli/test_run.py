@@ -20,7 +20,7 @@ def test_as_a_user_does(tiny: Path) -> None:
     said = shell("tiny.yaml", cwd=tiny.parent)
     assert said.code == 0
     assert said.err == ""
-    assert said.out.startswith("tiny: 8 GPUs, ")
+    assert said.out.startswith("tiny: 8 H100-SXM-80GB, ")
     assert "written to traces_out/tiny: summary.json, scenario.resolved.yaml" in said.out
     assert files(tiny.parent) == ["tiny.yaml", "traces_out"]
     assert files(tiny.parent / "traces_out" / "tiny") == ALL
@@ -129,7 +129,7 @@ def test_output_that_cannot_be_encoded(tiny: Path, monkeypatch: pytest.MonkeyPat
         "tiny.yaml", "--set", "name=caf\u00e9", "--no-trace", "--no-report", cwd=tiny.parent
     )
     assert said.code == 0
-    assert said.out.startswith("caf\\xe9: 8 GPUs")
+    assert said.out.startswith("caf\\xe9: 8 H100-SXM-80GB")
 
 
 def test_the_scenarios_of_the_repository(

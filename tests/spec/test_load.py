@@ -22,7 +22,8 @@ SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
 def test_shipped_scenarios_load_and_round_trip(file: Path, tmp_path: Path) -> None:
     loaded = load_scenario(file)
-    assert loaded.notes == ()
+    # LLaMA-65B recomputes core attention although its attention is fused, and is told so.
+    assert [note.split(":")[0] for note in loaded.notes] in ([], ["policies.recompute"])
     assert loaded.scenario.name == file.stem
     assert again(loaded.scenario, tmp_path) == loaded.scenario
 

@@ -6,9 +6,10 @@ from desim.plan.schedules.passes import Pass
 
 
 def gpipe(stage: int, stages: int, micro_batches: int, chunks: int) -> list[Pass]:
-    """Order of one stage's passes (Huang et al. 2019, arXiv:1811.06965, figure 2c).
+    """All forward passes, then all backward passes: the order of one stage.
 
-    The bubble is (p-1)/(m+p-1) of the step; activations of all m micro-batches are held.
+    Huang et al. 2019, arXiv:1811.06965, figure 2c. The bubble is (p-1)/(m+p-1) of the step;
+    activations of all m micro-batches are held.
     """
     del stage, stages, chunks
     forward = [Pass("forward", i) for i in range(micro_batches)]

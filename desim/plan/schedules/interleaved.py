@@ -6,11 +6,12 @@ from desim.plan.schedules.passes import Pass
 
 
 def interleaved(stage: int, stages: int, micro_batches: int, chunks: int) -> list[Pass]:
-    """Order of one stage's passes (Narayanan et al. 2021, arXiv:2104.04473, section 2.2).
+    """1F1B over several model chunks per stage, a smaller bubble for more messages.
 
-    Micro-batches go in rounds of p: p of them through chunk 0, the same p through chunk 1, and so
-    on; the micro-batch count must be a multiple of p. Stage s warms up with
-    2(p-1-s) + (v-1)p forward passes. The bubble is (p-1)/(vm+p-1) of the step.
+    Narayanan et al. 2021, arXiv:2104.04473, section 2.2. Micro-batches go in rounds of p: p of
+    them through chunk 0, the same p through chunk 1, and so on; the micro-batch count must be a
+    multiple of p. Stage s warms up with 2(p-1-s) + (v-1)p forward passes. The bubble is
+    (p-1)/(vm+p-1) of the step.
     """
     total = micro_batches * chunks
     warmup = min(2 * (stages - 1 - stage) + (chunks - 1) * stages, total)

@@ -6,10 +6,11 @@ from desim.plan.schedules.passes import Pass
 
 
 def one_f_one_b(stage: int, stages: int, micro_batches: int, chunks: int) -> list[Pass]:
-    """Order of one stage's passes (Narayanan et al. 2021, arXiv:2104.04473, figure 4 top).
+    """After a warm-up one forward and one backward pass in turn: the order of one stage.
 
-    Stage s warms up with min(p-1-s, m) forward passes. The bubble is (p-1)/(m+p-1) of the step;
-    activations of at most p-s micro-batches are held.
+    Narayanan et al. 2021, arXiv:2104.04473, figure 4 top. Stage s warms up with min(p-1-s, m)
+    forward passes. The bubble is (p-1)/(m+p-1) of the step; activations of at most p-s micro-
+    batches are held.
     """
     del chunks
     warmup = min(stages - 1 - stage, micro_batches)

@@ -21,7 +21,7 @@ def convert(node: Node) -> Node:
     config = plain(node)
     architectures = config.get("architectures")
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-    reader = _READERS.get(name)
+    reader = _READERS.get(name or _ARCHITECTURE.get(str(config.get("model_type")), ""))
     if reader is None:
         given = name or config.get("model_type")
         hint = f"supported: {', '.join(_READERS)}; or write the model as a mapping"
@@ -86,6 +86,12 @@ _READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "LlamaForCausalLM": _llama,
     "MistralForCausalLM": _llama,
     "GPT2LMHeadModel": _gpt2,
+}
+#: What a configuration without `architectures` can say instead.
+_ARCHITECTURE = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
 }
 
 

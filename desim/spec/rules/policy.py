@@ -73,6 +73,13 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
     for path, chosen in ignored:
         if chosen:
             yield Finding(path, f"has no effect: {reason}", note=True)
+    if policies.recompute == "selective" and kernels.attention != "unfused":
+        text = (
+            "selective recomputation repeats core attention, of which a fused backend keeps "
+            "nothing large: it takes time and frees next to no memory"
+        )
+        hint = "recompute: none is faster, full frees more"
+        yield Finding("policies.recompute", text, "selective", hint, note=True)
     if policies.sync == "grad_norm" and not policies.gradient_clipping:
         text = "has no effect without gradient_clipping: no norm is read back"
         hint = "sync: step lets the host wait once a step"
