@@ -82,11 +82,12 @@ class TransferTable:
             profile = wiring.profiles[number]
             kept = np.flatnonzero(chosen[profile.link])
             group = profile.group[kept] + wiring.first[wiring.profile_family[number]]
-            colours = folding.groups.of[group].tolist()
-            links = folding.links.of[profile.link[kept]].tolist()
-            for g, k, load in zip(colours, links, profile.load[kept].tolist(), strict=True):
-                entry = sums.setdefault((number, g), {})
-                entry[k] = entry.get(k, 0.0) + load
+            colour, link = folding.groups.of[group], folding.links.of[profile.link[kept]]
+            pairs, at = np.unique(colour * folding.links.number + link, return_inverse=True)
+            loads = np.bincount(at, profile.load[kept], len(pairs))
+            for pair, load in zip(pairs.tolist(), loads.tolist(), strict=True):
+                g, k = divmod(pair, folding.links.number)
+                sums.setdefault((number, g), {})[k] = load
                 users.setdefault(k, set()).add(g)
         return sums, users
 
