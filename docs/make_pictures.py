@@ -62,7 +62,7 @@ class Browser:
         program = next(filter(None, map(shutil.which, BROWSERS)), None)
         if program is None:
             raise SystemExit("needs a Chromium browser")
-        self._profile = tempfile.TemporaryDirectory()
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         # The browser reads commands from descriptor 3 and answers on descriptor 4.
         told, self._tell = os.pipe()
         self._hear, said = os.pipe()
@@ -197,7 +197,7 @@ def save(name: str, image: bytes) -> None:
 def main() -> None:
     """Run the scenario and write both pictures."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         result = run(load(ROOT / "scenarios" / "llama70b_2048.yaml"))
         result.write(folder)
         with Browser(1400, 1800) as browser:
