@@ -7,12 +7,14 @@ import json
 import sys
 import textwrap
 import traceback
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.errors import DeadlockError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from desim.api import Result
@@ -151,7 +153,8 @@ def _run(given: Sequence[str]) -> int:
 
     show = sys.stderr.isatty() and not options.quiet
     with Progress(scenario.name, show=show) as progress:
-        result = run(scenario, watch=progress.watch)
+        with _located(loaded):
+            result = run(scenario, watch=progress.watch)
         progress.say("writing results")
         trace = scenario.output.trace != "none" and not options.no_trace
         report = scenario.output.report and not options.no_report
@@ -165,6 +168,16 @@ def _run(given: Sequence[str]) -> int:
     elif not options.quiet:
         _show(result, folder, written)
     return YOURS if options.strict_memory and not result.summary["fits"] else OK
+
+
+@contextmanager
+def _located(loaded: Loaded) -> Iterator[None]:
+    """Name the scenario's file in mistakes that are found only once it is planned."""
+    try:
+        yield
+    except SpecError as error:
+        file = str(loaded.path or "")
+        raise SpecError([replace(m, file=m.file or file) for m in error.mistakes]) from None
 
 
 def _warn(loaded: Loaded, result: Result) -> None:
@@ -204,7 +217,8 @@ def _check(given: Sequence[str]) -> int:
     from desim.spec.load import load_scenario
 
     loaded = load_scenario(options.scenario, options.set)
-    findings = examine(loaded.scenario)
+    with _located(loaded):
+        findings = examine(loaded.scenario)
     if options.json:
         print(json.dumps(findings | {"notes": list(loaded.notes)}, indent=2))
     else:
