@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from desim.analyze.fit import savings
 from desim.analyze.memory import overflow_message, stage_peaks
 from desim.analyze.metrics import summarize
 from desim.engine.simulate import simulate
@@ -70,8 +71,6 @@ def _memory_warnings(scenario: Scenario, record: Record, summary: dict[str, Any]
     """Say of the fullest stage what does not fit, whose it is and what would fit."""
     if summary["fits"]:
         return []
-    from desim.analyze.fit import savings
-
     worst = max(stage_peaks(record), key=lambda peak: peak.peak_bytes)
     capacity = scenario.cluster.system.device.memory_bytes
     return ["out of memory: " + overflow_message(worst, capacity, savings(scenario, worst.stage))]

@@ -56,11 +56,12 @@ def sampled(memory: Memory, limit: int) -> NDArray[np.int64]:
     total = memory.by_owner.sum(axis=0)
     if len(total) <= limit:
         return np.arange(len(total))
-    edges = np.linspace(0, len(total), limit + 1).astype(int)
-    highest = [
-        low + int(np.argmax(total[low:high])) for low, high in zip(edges, edges[1:], strict=False)
-    ]
-    return np.unique([0, *highest, memory.peak_index, len(total) - 1])
+    width = -(-len(total) // limit)
+    padded = np.full(-(-len(total) // width) * width, -np.inf)
+    padded[: len(total)] = total
+    runs = padded.reshape(-1, width)
+    highest = runs.argmax(axis=1) + np.arange(len(runs)) * width
+    return np.unique([0, *highest.tolist(), memory.peak_index, len(total) - 1])
 
 
 def overflow_message(

@@ -6,7 +6,7 @@ from array import array
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from desim.engine.links import SharedLinks
+from desim.engine.links import RATE_UNIT, SharedLinks
 from desim.plan.tables import COMPUTE
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Player:
         transfer, members = event.payload
         now = self.clock._now
         if transfer.rate_bytes_per_s:
-            rate = int(transfer.rate_bytes_per_s * transfer.limit * 1000)
+            rate = int(transfer.rate_bytes_per_s * transfer.limit * RATE_UNIT)
             self._observe(transfer, now - transfer.fixed_ps + transfer.latency_ps, now, rate)
         self._complete(transfer, members)
 

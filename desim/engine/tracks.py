@@ -36,7 +36,6 @@ class Track:
     wait_count: list[int]
     more: dict[int, tuple[tuple[int, int], ...]]
     first_task: list[int]
-    last_task: list[int]
     comm: list[int]
     tasks: NDArray[np.int64]
     """Task number of every task of the lane."""
@@ -116,15 +115,13 @@ def _track(
         for i in np.flatnonzero(count > 1).tolist():
             rest = rows[at[i] + 1 : at[i] + count[i], 1:]
             more[int(leading[i])] = tuple((int(lane), int(n)) for lane, n in rest)
-    starts, ends = first[:-1], first[1:]
     return Track(
         number=number,
         first=first.tolist(),
         wait_lane=wait_lane.tolist(),
         wait_count=wait_count.tolist(),
         more=more,
-        first_task=tasks[starts].tolist() if number else [],
-        last_task=tasks[ends - 1].tolist() if number else [],
+        first_task=tasks[first[:-1]].tolist() if number else [],
         comm=program.comm[tasks].tolist(),
         tasks=tasks,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from desim.engine.links import RATE_UNIT
 from desim.plan.tables import FAMILY, SLOTS
 from desim.record import PS_PER_S
 
@@ -170,7 +171,7 @@ class TransferTable:
                 slots.add(SLOTS.index("world"))
         if len(set().union(*(self._lanes.get(slot, set()) for slot in slots))) > 1:
             return -1
-        return latency + -(-comm.size_bytes * PS_PER_S * 1000 // int(rate * 1000 + 0.5))
+        return latency + -(-comm.size_bytes * PS_PER_S * RATE_UNIT // int(rate * RATE_UNIT + 0.5))
 
     def _memory(
         self,

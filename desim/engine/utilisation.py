@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from desim.engine.links import RATE_UNIT
 from desim.network.topology import LINK_KINDS
 from desim.record import LinkClass
 
@@ -48,7 +49,7 @@ def _link_class(
 ) -> LinkClass:
     topology, links = plan.wiring.topology, plan.folding.links
     first = int(links.first[link])
-    rate = rows[:, 3] / 1000 * per_byte[rows[:, 0]]
+    rate = rows[:, 3] / RATE_UNIT * per_byte[rows[:, 0]]
     times, at = np.unique(np.concatenate([rows[:, 1], rows[:, 2]]), return_inverse=True)
     change = np.zeros(len(times))
     np.add.at(change, at[: len(rows)], rate)

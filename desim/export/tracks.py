@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim.analyze.links import utilisation
+from desim.analyze.memory import sampled
 from desim.export.events import counter, metadata, rounded_ns
 from desim.export.titles import titled_links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from desim.record import LinkClass, Memory, Record
 
@@ -40,22 +39,12 @@ def _memory_events(memory: Memory, pid: int) -> Iterator[str]:
     """Yield a sample for each owner where it changes, in GiB."""
     if not len(memory.time_ps):
         return
-    kept = _highest(memory.by_owner.sum(axis=0))
+    kept = sampled(memory, _MAX_SAMPLES)
     # The ledger runs in issue order; the device may reach tasks of two lanes in another.
     times = rounded_ns(np.maximum.accumulate(memory.time_ps)[kept])
     for owner, row in zip(memory.owners, memory.by_owner[:, kept] / 2**30, strict=True):
         changed = np.flatnonzero(np.append(True, row[1:] != row[:-1]))
         yield counter(pid, "memory GiB", owner, row[changed], times[changed])
-
-
-def _highest(total: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the samples to draw: the highest of each run of neighbours, the first and the last."""
-    width = -(-len(total) // _MAX_SAMPLES)
-    padded = np.full(-(-len(total) // width) * width, -np.inf)
-    padded[: len(total)] = total
-    runs = padded.reshape(-1, width)
-    highest = runs.argmax(axis=1) + np.arange(len(runs)) * width
-    return np.unique([0, *highest.tolist(), len(total) - 1])
 
 
 def link_events(title: str, link: LinkClass, most: int) -> str:

@@ -44,11 +44,6 @@ class Shape:
         return -(-self.num_nodes // self.nodes_per_unit)
 
     @property
-    def num_islands(self) -> int:
-        """Islands that the devices fill, the last one possibly in part."""
-        return -(-self.num_devices // self.island)
-
-    @property
     def relays(self) -> bool:
         """Whether traffic to another rail of a unit changes rail over NVLink first (PXN).
 

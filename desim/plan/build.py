@@ -19,7 +19,7 @@ from desim.plan.fold import Edges, Folding, fold
 from desim.plan.ledger import make_ledger
 from desim.plan.mesh import build_mesh
 from desim.plan.pipeline_step import pipeline_programs, stage_chunks
-from desim.plan.tables import SLOTS, Tables
+from desim.plan.tables import Tables
 from desim.plan.wiring import wire
 from desim.record import PS_PER_S
 
@@ -147,18 +147,8 @@ def _fold(
     else:
         _, factor = np.unique(disturbed.compute, return_inverse=True)
         ranks = program_of * (int(factor.max()) + 1) + factor
-    slots = [(slot, row) for slot, row in enumerate(wiring.group_of) if (row >= 0).any()]
-    source = [np.flatnonzero(row >= 0) for _, row in slots]
-    membership = Edges(
-        np.concatenate([*source, np.zeros(0, np.int64)]).astype(np.int64),
-        np.concatenate(
-            [*(row[s] for (_, row), s in zip(slots, source, strict=True)), np.zeros(0, np.int64)]
-        ).astype(np.int64),
-        np.concatenate(
-            [*(np.full(len(s), slot) for (slot, _), s in zip(slots, source, strict=True)), []]
-        ).astype(np.int64),
-    )
-    assert len(SLOTS) < 2**8
+    slot, rank = np.nonzero(wiring.group_of >= 0)
+    membership = Edges(rank, wiring.group_of[slot, rank], slot)
     return fold(ranks, _group_colours(wiring), _link_colours(wiring), membership, _loads(wiring))
 
 

@@ -106,15 +106,11 @@ class Messages:
     ) -> list[Mark]:
         """Send a pass's result and receive the next one's input, paired where Megatron-LM does."""
         receive = self.receives(*following) if following else ""
-        micro_batch = item.micro_batch
-        if self._interleaved:
-            self._post(builder, micro_batch, send)
-            return self._post(builder, following[0].micro_batch, receive) if following else []
-        if send and receive and following and following[0].kind != item.kind:
-            sent = self._post(builder, micro_batch, send)
-            return [*sent, *self._post(builder, following[0].micro_batch, receive)]
-        sent = self._post(builder, micro_batch, send)
-        if sent:
+        turns = following is not None and following[0].kind != item.kind
+        paired = bool(send and receive and turns)
+        sent = self._post(builder, item.micro_batch, send)
+        if sent and not paired and not self._interleaved:
             builder.wait(sent)
             builder.synchronize()
-        return self._post(builder, following[0].micro_batch, receive) if following else []
+        received = self._post(builder, following[0].micro_batch, receive) if following else []
+        return [*sent, *received] if paired and not self._interleaved else received
