@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from desim.models.op import Comm
 from desim.plan.passes import Hooks
 from desim.plan.template import Input
 
 if TYPE_CHECKING:
+    from desim.plan.data_groups import DataGroups
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
 
@@ -66,10 +66,17 @@ class ReduceBuckets(Hooks):
     """Issues the reduction of each bucket once the last of its gradients is issued."""
 
     def __init__(
-        self, buckets: list[Bucket], collective: str, bytes_per_gradient: float, *, frees: bool
+        self,
+        buckets: list[Bucket],
+        groups: DataGroups,
+        bytes_per_gradient: float,
+        *,
+        scatter: bool,
+        frees: bool,
     ) -> None:
         self._after = {bucket.modules[-1]: bucket for bucket in buckets}
-        self._collective = collective
+        self._groups = groups
+        self._scatter = scatter
         self._bytes = bytes_per_gradient
         self._frees = frees
 
@@ -78,17 +85,25 @@ class ReduceBuckets(Hooks):
         bucket = self._after.get((position, part))
         if bucket is not None:
             emit.phase = "gradients"
-            width = self._bytes
-            reduce_bucket(emit, bucket, self._collective, width, beside=True, frees=self._frees)
+            reduce_bucket(
+                emit,
+                bucket,
+                self._groups,
+                self._bytes,
+                scatter=self._scatter,
+                beside=True,
+                frees=self._frees,
+            )
             emit.phase = "backward"
 
 
 def reduce_bucket(
     emit: Emitter,
     bucket: Bucket,
-    collective: str,
+    groups: DataGroups,
     bytes_per_gradient: float,
     *,
+    scatter: bool,
     beside: bool,
     frees: bool,
 ) -> Mark:
@@ -97,8 +112,7 @@ def reduce_bucket(
     `frees` gives back the whole gradients that `WholeGradients` took.
     """
     size = bucket.parameters * bytes_per_gradient
-    comm = Comm("dp", collective, size, "grad reduce")  # type: ignore[arg-type]
-    mark = emit.collective(comm, beside=beside)
+    mark = groups.reduce(emit, size, scatter=scatter, beside=beside, name="grad reduce")
     if frees:
         emit.memory(WHOLE_GRADIENTS, -bucket.held * bytes_per_gradient)
     return mark
@@ -140,14 +154,3 @@ class AwaitBuckets(Hooks):
 def gathered(bucket: int) -> str:
     """Name of the mark at which a bucket's parameters are there."""
     return f"gathered {bucket}"
-
-
-def gather_bucket(
-    emit: Emitter, bucket: Bucket, bytes_per_parameter: float, after: Mark, *, beside: bool
-) -> Mark:
-    """Issue the gather of one bucket's parameters once `after` is reached."""
-    phase, emit.phase = emit.phase, "parameters"
-    comm = Comm("dp", "all_gather", bucket.parameters * bytes_per_parameter, "param gather")
-    mark = emit.collective(comm, after, beside=beside)
-    emit.phase = phase
-    return mark

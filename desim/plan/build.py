@@ -120,7 +120,13 @@ def build_plan(scenario: Scenario) -> Plan:
     mesh = context.mesh
     topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
     disturbed = disturb(scenario, topology)
-    wiring = wire(mesh, disturbed.topology, context.tables, scenario.policies.collectives)
+    wiring = wire(
+        mesh,
+        disturbed.topology,
+        context.tables,
+        scenario.policies.collectives,
+        context.data_groups.shard,
+    )
     program_of = mesh.coordinate("pp")
     kernels = KernelModel(scenario.cluster.system.device, scenario.kernels)
     kernel_times = tuple(kernels.time(op) for op in context.tables.ops)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from desim.models.width import element_bytes, stored_bytes
+from desim.plan.data_groups import DataGroups
 from desim.plan.template import Emitter
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class Context:
     def gradient_ranks(self) -> int:
         """Ranks over which gradients are reduced: data parallel times context parallel."""
         return self.mesh.sizes["dp"] * self.mesh.sizes["cp"]
+
+    @property
+    def data_groups(self) -> DataGroups:
+        """Groups that reduce gradients and share states."""
+        shard = self.scenario.parallel.shard
+        return DataGroups(self.gradient_ranks, shard or self.gradient_ranks)
 
     @property
     def micro_batches(self) -> int:

@@ -82,9 +82,9 @@ def _exchange(emit: Emitter, comms: tuple[Comm, ...], *, beside: bool) -> list[M
 
 
 def _hooks(context: Context, chunk: Chunk) -> list[Hooks]:
-    ranks = context.gradient_ranks
-    if ranks == 1:
+    groups = context.data_groups
+    if groups.ranks == 1:
         return []
     wanted = context.scenario.policies.bucket_bytes / context.gradient_bytes
-    buckets = make_buckets(chunk, wanted, ranks, pad=False)
-    return [ReduceBuckets(buckets, "all_reduce", context.gradient_bytes, frees=False)]
+    buckets = make_buckets(chunk, wanted, groups.ranks, pad=False)
+    return [ReduceBuckets(buckets, groups, context.gradient_bytes, scatter=False, frees=False)]

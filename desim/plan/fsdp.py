@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from desim.models.op import Comm
 from desim.plan.passes import Direction, Hooks
 from desim.plan.template import NOTHING, START
 
 if TYPE_CHECKING:
+    from desim.plan.data_groups import DataGroups
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
     from desim.spec.policy import Fsdp
@@ -27,11 +27,13 @@ class ShardLayers(Hooks):
         self,
         chunk: Chunk,
         fsdp: Fsdp,
+        groups: DataGroups,
         parameter_bytes: float,
         gradient_bytes: float,
     ) -> None:
         self._sizes = [layer.parameters for _, layer in chunk]
         self._fsdp = fsdp
+        self._groups = groups
         self._parameter_bytes = parameter_bytes
         self._gradient_bytes = gradient_bytes
         last = len(chunk) - 1
@@ -74,12 +76,9 @@ class ShardLayers(Hooks):
         key = self._order[self._issued]
         size = self._sizes[key[1]] * self._parameter_bytes
         emit.memory("gathered parameters", size)
-        phase, emit.phase = emit.phase, "parameters"
-        comm = Comm("dp", "all_gather", size, "param gather")
         # The first needs the updated parameters; the others follow it on their lane.
         after = NOTHING if self._issued else START
-        self._marks[key] = emit.collective(comm, after, beside=True)
-        emit.phase = phase
+        self._marks[key] = self._groups.gather(emit, size, after, beside=True)
         self._issued += 1
 
     def _free(self, emit: Emitter, size: int) -> None:
@@ -89,6 +88,5 @@ class ShardLayers(Hooks):
     def _reduce_layer(self, emit: Emitter, size: int) -> None:
         phase, emit.phase = emit.phase, "gradients"
         whole = size * self._gradient_bytes
-        comm = Comm("dp", "reduce_scatter", whole, "grad reduce")
-        emit.collective(comm, beside=True)
+        self._groups.reduce(emit, whole, scatter=True, beside=True, name="grad reduce")
         emit.phase = phase

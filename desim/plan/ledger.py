@@ -75,7 +75,7 @@ def fixed_bytes(context: Context, layers: tuple[Layer, ...]) -> dict[str, float]
     precision = scenario.workload.precision
     tables = [layer for layer in layers if layer.kind == "tables"]
     dense = sum(layer.parameters for layer in layers if layer.kind != "tables")
-    each = bytes_per_parameter(precision, scenario.parallel.zero, context.gradient_ranks)
+    each = bytes_per_parameter(precision, scenario.parallel.zero, context.data_groups.shard)
     held = {owner: dense * size for owner, size in each.items()}
     model = scenario.workload.model
     if tables and model.family == "dlrm":

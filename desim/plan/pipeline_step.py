@@ -132,7 +132,8 @@ class StageStep:
         overlap = self._policies.overlap
         if item.kind == "forward":
             awaits = item.micro_batch == 0 and overlap.param_gather == "prefetch"
-            template = self._forward(item.chunk, awaits=awaits and self._zero > 0)
+            awaits = awaits and self._zero > 0 and self._context.data_groups.shard > 1
+            template = self._forward(item.chunk, awaits=awaits)
             marks = self._ends.gathered[item.chunk] if awaits else None
             builder.place(template, item.micro_batch, marks, layer_offset=first)
             return
@@ -168,8 +169,10 @@ class StageStep:
                 hooks.append(WholeGradients(chunk, self._context.gradient_bytes))
             if reduces and buckets:
                 width = self._context.gradient_bytes
-                reduce = ReduceBuckets(buckets, self._ends.collective, width, frees=self._zero == 2)
-                hooks.append(reduce)
+                groups, zero = self._context.data_groups, self._zero
+                hooks.append(
+                    ReduceBuckets(buckets, groups, width, scatter=zero > 0, frees=zero == 2)
+                )
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
@@ -185,7 +188,9 @@ class StageStep:
             hooks: list[Hooks] = []
             if context.gradient_ranks > 1:
                 width, reduced = context.parameter_bytes, context.gradient_bytes
-                hooks.append(ShardLayers(chunk, self._policies.fsdp, width, reduced))
+                hooks.append(
+                    ShardLayers(chunk, self._policies.fsdp, context.data_groups, width, reduced)
+                )
             emit = context.emitter()
             forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)

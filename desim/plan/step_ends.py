@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
 from desim.models.optimizer import grad_norm_op, optimizer_ops, zero_gradients_op
-from desim.plan.buckets import gather_bucket, gathered, make_buckets, reduce_bucket
+from desim.plan.buckets import gathered, make_buckets, reduce_bucket
 from desim.plan.tables import LANE
 from desim.plan.template import START
 
@@ -33,6 +33,7 @@ class StepEnds:
         self._policies = context.scenario.policies
         self._zero = context.scenario.parallel.zero
         self._stages = context.scenario.parallel.pipeline
+        self._groups = context.data_groups
         self.buckets = [self._make_buckets(chunk) for chunk in chunks]
         self.gathered: list[dict[str, tuple[Mark, ...]]] = [{} for _ in chunks]
         self._optimizer = self._update()
@@ -41,7 +42,7 @@ class StepEnds:
         if self._zero == 3 or self._context.gradient_ranks == 1:
             return []
         wanted = self._policies.bucket_bytes / self._context.gradient_bytes
-        return make_buckets(chunk, wanted, self._context.gradient_ranks, pad=self._zero > 0)
+        return make_buckets(chunk, wanted, self._groups.shard, pad=self._zero > 0)
 
     @property
     def _parameters(self) -> int:
@@ -49,12 +50,7 @@ class StepEnds:
 
     @property
     def _shards(self) -> int:
-        return self._context.gradient_ranks if self._zero else 1
-
-    @property
-    def collective(self) -> str:
-        """How a bucket's gradients are reduced."""
-        return "reduce_scatter" if self._zero else "all_reduce"
+        return self._groups.shard if self._zero else 1
 
     def begin(self, builder: ProgramBuilder) -> None:
         """Place what precedes the first pass."""
@@ -89,14 +85,16 @@ class StepEnds:
 
     def _gather(self, builder: ProgramBuilder) -> None:
         """Issue the gathers of all parameters; without prefetch compute waits for every one."""
-        if self._zero not in (1, 2):
+        if self._zero not in (1, 2) or self._groups.shard == 1:
             return
         beside = self._policies.overlap.param_gather == "prefetch"
         emit = self._context.emitter()
         for chunk, buckets in enumerate(self.buckets):
             for number in reversed(range(len(buckets))):
                 size = self._context.parameter_bytes
-                mark = gather_bucket(emit, buckets[number], size, START, beside=beside)
+                mark = self._groups.gather(
+                    emit, buckets[number].parameters * size, START, beside=beside
+                )
                 emit.output(f"{chunk} {gathered(number)}", mark)
                 if not beside:
                     emit.wait(mark)
@@ -116,7 +114,10 @@ class StepEnds:
             for bucket in buckets:
                 size = self._context.gradient_bytes
                 frees = self._zero == 2
-                mark = reduce_bucket(emit, bucket, self.collective, size, beside=False, frees=frees)
+                scatter = self._zero > 0
+                mark = reduce_bucket(
+                    emit, bucket, self._groups, size, scatter=scatter, beside=False, frees=frees
+                )
                 emit.wait(mark)
         builder.place(emit.finish())
 

@@ -18,6 +18,8 @@ SLOTS = (
     "tp",
     "cp",
     "dp",
+    "shard",
+    "replica",
     "world",
     "embedding",
     "send_forward",

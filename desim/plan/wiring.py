@@ -87,11 +87,14 @@ class Wiring:
         return max((f for f in self.first if self.first[f] <= group), key=self.first.__getitem__)
 
 
-def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives) -> Wiring:
-    """Find the groups that the collectives in `tables` need and price each of them."""
+def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives, shard: int) -> Wiring:
+    """Find the groups that the collectives in `tables` need and price each of them.
+
+    `shard` are the data-parallel ranks that share one copy of the sharded states.
+    """
     comms = list(tables.comms)
     families = [family for family in dict.fromkeys(FAMILY[SLOTS[c.slot]] for c in comms)]
-    members = {family: _members(mesh, family) for family in families}
+    members = {family: _members(mesh, family, shard) for family in families}
     first, at = {}, 0
     for family, rows in members.items():
         first[family] = at
@@ -110,12 +113,14 @@ def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives) -> W
     )
 
 
-def _members(mesh: Mesh, family: str) -> NDArray[np.int64]:
+def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
     ranks = np.arange(mesh.num_ranks, dtype=np.int64)
     if family == "world":
         return ranks[None, :]
     if family == "dp":
         return mesh.groups("cp", "dp")
+    if family in ("shard", "replica"):
+        return _cut(mesh.groups("cp", "dp"), shard, replicas=family == "replica")
     if family == "embedding":
         stage = mesh.coordinate("pp")
         last = mesh.sizes["pp"] - 1
@@ -124,6 +129,14 @@ def _members(mesh: Mesh, family: str) -> NDArray[np.int64]:
         shift = 1 if family == "send_forward" else -1
         return np.stack([ranks, mesh.neighbour("pp", shift)], axis=1)
     return mesh.groups(family)
+
+
+def _cut(rows: NDArray[np.int64], shard: int, *, replicas: bool) -> NDArray[np.int64]:
+    """Cut groups into parts of `shard` neighbours; or the ranks that are at one place of each."""
+    parts = rows.reshape(len(rows), -1, shard)
+    if replicas:
+        return parts.transpose(0, 2, 1).reshape(-1, parts.shape[1])
+    return parts.reshape(-1, shard)
 
 
 def _group_of(

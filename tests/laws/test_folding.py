@@ -68,6 +68,9 @@ def meshes(draw: st.DrawFn) -> dict[str, Any]:
             "context": context,
             "virtual_stages": chunks,
             "zero": zero,
+            "shard": draw(st.sampled_from([n for n in (2, 4, 8) if data * context % n == 0] or [1]))
+            if zero and data * context > 1 and draw(st.booleans())
+            else None,
             "sequence": draw(st.booleans()),
             "order": "-".join(draw(st.one_of(st.just(AXES), st.permutations(AXES)))),
         },

@@ -18,6 +18,7 @@ from tests.spec.conftest import Load, Refuse
             "pipeline: 4 or 8",
         ),
         (["parallel.pipeline=3"], "parallel", "64 / 6 leaves 4", "pipeline: 2 or 4"),
+        (["parallel.shard=3"], "parallel.shard", "8 x 1 = 8, 8 / 3 leaves 2", "nearest: 2 or 4"),
         (["cluster.devices=60"], "cluster.devices", "60 / 8 leaves 4", "56 or 64"),
         (
             ["workload.global_batch=60"],

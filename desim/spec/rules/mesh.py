@@ -139,12 +139,35 @@ def tensor_stays_in_nvlink(scenario: Scenario) -> Iterator[Finding]:
     yield Finding("parallel.tensor", text, tensor, f"tensor: {domain} stays inside", note=True)
 
 
+def shard_divides(scenario: Scenario) -> Iterator[Finding]:
+    """States are sharded over equal parts of the data-parallel (times context) ranks."""
+    parallel, size = scenario.parallel, data_size(scenario)
+    shard = parallel.shard
+    if shard is None or size is None:
+        return
+    ranks = size * parallel.context
+    if parallel.zero == 0:
+        text = "has no effect: parallel.zero: 0 shards nothing"
+        yield Finding("parallel.shard", text, shard, "zero: 1 shards optimizer states", note=True)
+    if ranks % shard:
+        rule = (
+            f"must divide data x context: {size} x {parallel.context} = {ranks}, "
+            f"{ranks} / {shard} leaves {ranks % shard}"
+        )
+        hint = f"nearest: {nearest_divisors(ranks, shard)}"
+        yield Finding("parallel.shard", rule, shard, hint)
+    elif shard == 1 and parallel.zero == 3 and ranks > 1:
+        rule = "zero: 3 over one rank shards nothing"
+        yield Finding("parallel.shard", rule, shard, "set zero: 0, or shard: 2 or more")
+
+
 RULES = (
     Rule(mesh_fills_devices, _MESH),
     Rule(nodes_are_full, (*_DEVICES, "cluster.system.devices_per_node")),
     Rule(system_is_large_enough, (*_DEVICES, "cluster.system.max_devices")),
     Rule(batch_divides, _BATCH),
     Rule(job_can_be_held, (*_BATCH, "workload.model", "run.steps")),
+    Rule(shard_divides, (*_MESH, "parallel.shard", "parallel.zero")),
     Rule(order_names_every_axis, ("parallel.order",)),
     Rule(tensor_stays_in_nvlink, ("parallel.tensor", "cluster.system.nvlink_domain")),
 )

@@ -1,0 +1,56 @@
+"""Data-parallel groups: over which ranks gradients are reduced and states are sharded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from desim.models.op import Comm
+
+if TYPE_CHECKING:
+    from desim.plan.template import Emitter, Input, Mark
+
+
+@dataclass(frozen=True, slots=True)
+class DataGroups:
+    """Reduces gradients over `ranks`, of which `shard` neighbours hold one copy of the states.
+
+    With `shard` below `ranks` (ZeRO inside a node, PyTorch's HYBRID_SHARD) gradients are
+    reduce-scattered inside the shard group, then each rank's part is all-reduced with its replicas
+    in the other shard groups; parameters are gathered inside the shard group only (Zhao et al.
+    2023, arXiv:2304.11277, section 3.2.2; Chen et al. 2024, arXiv:2401.09149, on InternEvo).
+    """
+
+    ranks: int
+    shard: int
+
+    @property
+    def _shard_group(self) -> str:
+        return "dp" if self.shard == self.ranks else "shard"
+
+    def reduce(
+        self, emit: Emitter, size_bytes: float, *, scatter: bool, beside: bool, name: str
+    ) -> Mark:
+        """Issue the reduction of `size_bytes` of gradients, done at the mark returned.
+
+        `scatter` leaves each rank with its shard; otherwise all have everything.
+        """
+        if not scatter or self.shard == 1:
+            comm = Comm("dp", "all_reduce", size_bytes, name)
+            return emit.collective(comm, beside=beside)
+        comm = Comm(self._shard_group, "reduce_scatter", size_bytes, name)
+        mark = emit.collective(comm, beside=beside, lane="dp")
+        if self.shard < self.ranks:
+            comm = Comm("replica", "all_reduce", size_bytes / self.shard, f"{name} of replicas")
+            mark = emit.collective(comm, mark, beside=beside, lane="dp")
+        return mark
+
+    def gather(
+        self, emit: Emitter, size_bytes: float, after: Mark | Input, *, beside: bool
+    ) -> Mark:
+        """Issue the gather of parameters that are `size_bytes` when whole, once `after` is done."""
+        phase, emit.phase = emit.phase, "parameters"
+        comm = Comm(self._shard_group, "all_gather", size_bytes, "param gather")
+        mark = emit.collective(comm, after, beside=beside, lane="dp")
+        emit.phase = phase
+        return mark
