@@ -33,8 +33,9 @@ class Parallel(Spec):
     """Pipeline stages."""
     virtual_stages: PositiveInt = 1
     """Model chunks per pipeline stage (interleaved schedule)."""
-    stage_layers: tuple[PositiveInt, ...] | None = Field(default=None, strict=False)
-    """Layers of each stage (each chunk of each stage for virtual stages, in model order)."""
+    stage_layers: tuple[Annotated[int, Ge(0)], ...] | None = Field(default=None, strict=False)
+    """Layers of each stage (each chunk of each stage for virtual stages, in model order). The first
+    may be 0, which leaves it the embedding, and the last, which leaves it the head."""
     context: PositiveInt = 1
     """Ranks that share every sequence."""
     expert: PositiveInt = 1

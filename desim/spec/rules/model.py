@@ -52,7 +52,10 @@ def stage_layers_add_up(scenario: Scenario) -> Iterator[Finding]:
     if model is None or stages is None:
         return
     chunks = num_chunks(scenario)
-    if len(stages) != chunks:
+    if 0 in stages[1:-1]:
+        rule = "only the first stage (embedding) and the last (head) may hold no layer"
+        yield Finding("parallel.stage_layers", rule, list(stages))
+    elif len(stages) != chunks:
         rule = f"must hold one number for each of {chunks} stages, not {len(stages)}"
         yield Finding("parallel.stage_layers", rule, list(stages))
     elif sum(stages) != model.layers:

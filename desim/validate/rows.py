@@ -1,0 +1,142 @@
+"""Rows of published measurements to scenarios that anyone can run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from desim.errors import SpecError
+from desim.spec.load import load_scenario
+from desim.spec.scenario import Scenario
+from desim.validate.assumptions import Assumed, Assumptions, UnscoredError
+
+
+def to_scenario(row: Mapping[str, str], assumptions: Assumptions) -> Scenario:
+    """Return the scenario of one row of a table with the columns of `step_time.csv`.
+
+    What the row says is taken from it, what it leaves open from `assumptions`. Raises UnscoredError
+    where a needed value is neither stated nor assumed, or the scenario cannot be run.
+    """
+    assumed = assumptions.apply(row)
+    data = _stated(assumed)
+    for path, value in assumed.settings.items():
+        _place(data, path.split("."), value)
+    _settle(data, assumed)
+    try:
+        return load_scenario(data).scenario
+    except SpecError as error:
+        raise UnscoredError("; ".join(str(mistake) for mistake in error.mistakes[:2])) from None
+
+
+def measured_step_time_s(row: Mapping[str, str]) -> float:
+    """Return a row's step time in s: as measured, or from tokens/s/GPU and the global batch."""
+    if row.get("measured_step_time_s"):
+        return float(row["measured_step_time_s"])
+    rate, gpus = _number(row, "measured_tokens_per_s_per_gpu"), _number(row, "num_gpus")
+    return _number(row, "global_batch") * _number(row, "seq_len") / (rate * gpus)
+
+
+def _number(row: Mapping[str, str], column: str) -> float:
+    text = row.get(column, "")
+    if not text:
+        raise UnscoredError(f"{column} is neither stated nor assumed")
+    try:
+        return float(text)
+    except ValueError:
+        raise UnscoredError(f"{column} is not a number: {text!r}") from None
+
+
+def _count(row: Mapping[str, str], column: str, default: int | None = None) -> int:
+    if default is not None and not row.get(column):
+        return default
+    value = _number(row, column)
+    if value != int(value):
+        raise UnscoredError(f"{column} must be a whole number: {row[column]}")
+    return int(value)
+
+
+def _stated(assumed: Assumed) -> dict[str, Any]:
+    """Return what a row states, as a scenario's mapping."""
+    row = assumed.row
+    devices = _count(row, "num_gpus")
+    cut = {"tensor": "tp", "pipeline": "pp", "context": "cp", "expert": "ep"}
+    parallel: dict[str, Any] = {key: _count(row, column, 1) for key, column in cut.items()}
+    if row.get("sp"):
+        parallel["sequence"] = _count(row, "sp") == 1
+    if parallel["pipeline"] > 1 and row.get("vp"):
+        parallel["virtual_stages"] = _count(row, "vp")
+    return {
+        "name": row.get("id", "row"),
+        "workload": {
+            "model": _model(row),
+            "sequence_length": _count(row, "seq_len"),
+            "global_batch": _count(row, "global_batch"),
+            "micro_batch": _count(row, "micro_batch"),
+        },
+        "cluster": {"devices": devices},
+        "parallel": parallel,
+    }
+
+
+def _model(row: Mapping[str, str]) -> dict[str, Any]:
+    heads = _count(row, "heads")
+    model: dict[str, Any] = {
+        "family": "transformer",
+        "name": row.get("model", ""),
+        "source": row.get("source", ""),
+        "layers": _count(row, "num_layers"),
+        "hidden": _count(row, "hidden"),
+        "heads": heads,
+        "kv_heads": _count(row, "kv_heads", heads),
+        "head_dim": _count(row, "hidden") // heads,
+        "ffn": _count(row, "ffn_hidden"),
+        "vocab": _count(row, "vocab"),
+        "gated": True,
+    }
+    if row.get("moe"):
+        model["moe"] = _mixture(row["moe"], model["ffn"])
+    return model
+
+
+def _mixture(text: str, ffn: int) -> dict[str, Any]:
+    """Read a mixture as the tables write it: `experts=160;topk=6;shared=2;moe_ffn=1536;...`."""
+    fields = dict(item.split("=", 1) for item in text.split(";") if "=" in item)
+    try:
+        width = int(fields.get("moe_ffn", ffn))
+        mixture = {
+            "experts": int(fields["experts"]),
+            "top_k": int(fields["topk"]),
+            "ffn": width,
+            "shared_ffn": int(fields.get("shared", 0)) * width,
+            "dense_layers": int(fields.get("dense_layers", 0)),
+        }
+    except (KeyError, ValueError):
+        raise UnscoredError(f"mixture of experts cannot be read: {text!r}") from None
+    return mixture
+
+
+def _place(data: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set one dotted path."""
+    *parents, last = path
+    for key in parents:
+        data = data.setdefault(key, {})
+    data[last] = value
+
+
+def _settle(data: dict[str, Any], assumed: Assumed) -> None:
+    """Make what follows from the rest agree with it."""
+    model, parallel = data["workload"]["model"], data["parallel"]
+    policies = data.setdefault("policies", {})
+    if model.get("position") == "learned":
+        model["max_positions"] = data["workload"]["sequence_length"]
+    if parallel["pipeline"] == 1:
+        policies["schedule"] = "1f1b"
+    if policies.get("schedule") == "1f1b":
+        parallel.pop("virtual_stages", None)
+    parts = parallel["pipeline"] * parallel.get("virtual_stages", 1)
+    if assumed.ends_fewer and parts > 1:
+        fewer = assumed.ends_fewer
+        size, rest = divmod(model["layers"] + 2 * fewer, parts)
+        if rest == 0:
+            ends = size - fewer
+            parallel["stage_layers"] = [ends, *[size] * (parts - 2), ends]

@@ -1,0 +1,85 @@
+"""Rows of published measurements become scenarios by rules that anyone can read."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from desim.errors import DesimError
+from desim.validate.assumptions import Assumptions, Rule, UnscoredError, load_assumptions
+from desim.validate.rows import measured_step_time_s, to_scenario
+
+TABLES = Path(__file__).parents[2] / "validation"
+ROW = {
+    "id": "a", "gpu": "H100", "num_gpus": "16.0", "num_layers": "8.0", "hidden": "1024.0",
+    "heads": "8.0", "ffn_hidden": "4096.0", "vocab": "32000.0", "seq_len": "512.0",
+    "tp": "2.0", "pp": "4.0", "micro_batch": "1.0", "global_batch": "16.0", "moe": "",
+}  # fmt: skip
+SYSTEM = Rule(settings={"cluster.system": "dgx_h100_ndr400"})
+
+
+def test_what_a_row_states_is_what_the_scenario_says() -> None:
+    scenario = to_scenario(ROW, Assumptions((SYSTEM,)))
+    assert scenario.cluster.devices == 16
+    assert (scenario.parallel.tensor, scenario.parallel.pipeline) == (2, 4)
+    assert scenario.parallel.data == 2
+    assert scenario.workload.model.kv_heads == 8
+    assert scenario.workload.model.head_dim == 128
+
+
+def test_a_later_rule_wins_and_blank_cells_are_filled() -> None:
+    rules = (
+        SYSTEM,
+        Rule(settings={"policies.recompute": "full"}),
+        Rule(when={"gpu": ("A*", "H*")}, settings={"policies.recompute": "none"}),
+        Rule(when={"gpu": ("A*",)}, settings={"policies.recompute": "selective"}),
+        Rule(when={"micro_batch": ("",)}, fill={"micro_batch": "2"}),
+    )
+    scenario = to_scenario({**ROW, "micro_batch": ""}, Assumptions(rules))
+    assert scenario.policies.recompute == "none"
+    assert scenario.workload.micro_batch == 2
+
+
+def test_uneven_ends_place_every_layer() -> None:
+    row = {**ROW, "num_layers": "10"}
+    scenario = to_scenario(row, Assumptions((SYSTEM, Rule(ends_fewer=1))))
+    assert scenario.parallel.stage_layers == (2, 3, 3, 2)
+
+
+@pytest.mark.parametrize("column", ["num_layers", "micro_batch", "num_gpus"])
+def test_a_missing_value_is_named(column: str) -> None:
+    with pytest.raises(UnscoredError, match=column):
+        to_scenario({**ROW, column: ""}, Assumptions((SYSTEM,)))
+
+
+def test_an_impossible_row_says_why() -> None:
+    with pytest.raises(UnscoredError, match="tensor"):
+        to_scenario({**ROW, "tp": "3"}, Assumptions((SYSTEM,)))
+
+
+def test_step_time_from_tokens_is_the_step_time() -> None:
+    row = {**ROW, "measured_tokens_per_s_per_gpu": "512"}
+    assert measured_step_time_s(row) == pytest.approx(16 * 512 / (512 * 16))
+    assert measured_step_time_s({**row, "measured_step_time_s": "3.5"}) == 3.5
+
+
+@pytest.mark.parametrize(
+    "text", ["", "rules: 3", "rules: [{wen: {gpu: a}}]", "rules: [{set: 3}]", "rules: [", "- 3"]
+)
+def test_a_wrong_assumptions_file_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "assumptions.yaml"
+    path.write_text(text)
+    with pytest.raises(DesimError, match="assumptions"):
+        load_assumptions(path)
+
+
+def test_every_rule_of_the_project_is_for_some_row() -> None:
+    rules = load_assumptions(TABLES / "assumptions.yaml").rules
+    rows = []
+    for name in ("step_time.csv", "peak_memory.csv"):
+        with open(TABLES / name, newline="") as file:
+            rows += list(csv.DictReader(file))
+    idle = [rule for rule in rules if not any(rule.matches(row) for row in rows)]
+    assert idle == []
