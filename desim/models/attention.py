@@ -12,16 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from desim.models import passes
+from desim.models.context import CONTEXT_CORES, gathered_comms
 from desim.models.elementwise import dropout_ops, elementwise_op, pass_ops, rotary
+from desim.models.fused_attention import Rectangle
 from desim.models.linear import column_linear, gemm, row_linear
-from desim.models.op import Comm, Module, Op
+from desim.models.op import Module, Op
 
 if TYPE_CHECKING:
     from desim.models.shard import Shard
     from desim.spec.workload import Transformer
-
-_LSE_BYTES = 4  # log-sum-exp per query and head, fp32 (Dao 2023, arXiv:2307.08691, section 3.1)
-_BACKWARD_OVER_FORWARD = 2.5  # five GEMMs against two, the scores being recomputed (same paper)
 
 
 def heads_of(model: Transformer, shard: Shard) -> tuple[int, int]:
@@ -49,64 +48,23 @@ def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
     return (qkv, *turned, *core(model, shard), projection)
 
 
-def _context_comms(model: Transformer, shard: Shard) -> tuple[tuple[Comm, ...], tuple[Comm, ...]]:
-    """Return the gather of K and V over the context group and the scatter of their gradients.
-
-    Each rank holds two chunks of the sequence, i and 2c-1-i of 2c, so that causal work is equal
-    (Llama Team 2024, arXiv:2407.21783, section 3.3.2). Only the rank's own K and V are saved: they
-    are gathered again for the backward pass.
-    """
-    if shard.context == 1:
-        return (), ()
-    kv_heads = heads_of(model, shard)[1]
-    tokens = shard.micro_batch * shard.sequence_length
-    size = 2 * tokens * kv_heads * model.head_dim * shard.element_bytes
-    return (
-        (Comm("cp", "all_gather", size, "key_value"),),
-        (Comm("cp", "reduce_scatter", size, "key_value_dx"),),
+def _rectangle(model: Transformer, shard: Shard) -> Rectangle:
+    """This rank's queries against all keys of the sequence."""
+    heads, kv_heads = heads_of(model, shard)
+    return Rectangle(
+        batch=shard.micro_batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        queries=shard.queries,
+        keys=shard.sequence_length,
+        dim=model.head_dim,
+        causal=model.causal,
     )
 
 
 def _fused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
-    heads, kv_heads = heads_of(model, shard)
-    batch, queries, keys = shard.micro_batch, shard.queries, shard.sequence_length
-    shape = (batch, heads, kv_heads, queries, keys, model.head_dim)
-    flops = 4.0 * batch * heads * queries * keys * model.head_dim * (0.5 if model.causal else 1.0)
-    query_bytes = batch * queries * heads * model.head_dim * shard.element_bytes
-    kv_bytes = 2 * batch * keys * kv_heads * model.head_dim * shard.element_bytes
-    lse_bytes = batch * heads * queries * _LSE_BYTES
-    forward = Op(
-        "attention",
-        "attention",
-        shard.dtype,
-        flops,
-        query_bytes + kv_bytes,
-        query_bytes + lse_bytes,
-        shape,
-        "forward",
-    )
-    backward = Op(
-        "attention_backward",
-        "attention",
-        shard.dtype,
-        flops * _BACKWARD_OVER_FORWARD,
-        3 * query_bytes + kv_bytes + lse_bytes,
-        query_bytes + kv_bytes,
-        shape,
-        "backward",
-    )
-    gather, scatter = _context_comms(model, shard)
-    core = Module(
-        "attention",
-        forward=(forward,),
-        dgrad=(backward,),
-        saved_bytes=lse_bytes,
-        recomputable=True,
-        pre_forward=gather,
-        pre_backward=gather,
-        post_dgrad=scatter,
-    )
-    return (core,)
+    exchange = shard.context_exchange if shard.context > 1 else "all_gather"
+    return CONTEXT_CORES[exchange](_rectangle(model, shard), shard)
 
 
 def _unfused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
@@ -143,7 +101,7 @@ def _score_module(model: Transformer, shard: Shard) -> Module:
     useful = 0.5 if model.causal else 1.0
     dim = model.head_dim
     repeat, repeat_back, extra = _repeat_ops(model, shard, heads, kv_heads)
-    gather, scatter = _context_comms(model, shard)
+    gather, scatter = gathered_comms(_rectangle(model, shard), shard)
     return Module(
         "scores",
         forward=(*repeat, gemm("scores", shard, (queries, keys, dim, batch), useful=useful)),

@@ -52,13 +52,25 @@ class Comm:
 
     `group` names a mesh group (`tp`, `cp`, `ep`, `world`), `size_bytes` is the whole tensor: the
     gathered result of an all-gather, the input of a reduce-scatter or all-reduce, what one rank
-    sends in an all-to-all.
+    sends in an all-to-all or, to the next member, in a shift.
     """
 
     group: str
-    collective: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
+    collective: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shift"]
     size_bytes: float
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Kernels of a module with the collectives that may run beside them.
+
+    The collectives begin once the kernels of the step before are done; the kernels of the next step
+    wait for them.
+    """
+
+    ops: tuple[Op, ...]
+    comms: tuple[Comm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,9 @@ class Module:
     gathered again) possibly beside it, then `wgrad` with `post_dgrad` (the input's gradient is
     reduced) possibly beside it. `saved_bytes` are kept from the forward to the backward pass,
     `parameters` are this rank's. `recomputable` says that selective recompute drops what the
-    module saves and runs its forward kernels again before its backward ones.
+    module saves and runs its forward kernels again before its backward ones. `forward_steps` and
+    `dgrad_steps`, where there are any, hold the kernels of `forward` and `dgrad` with what is
+    communicated between them.
     """
 
     name: str
@@ -85,6 +99,8 @@ class Module:
     pre_backward: tuple[Comm, ...] = ()
     pre_wgrad: tuple[Comm, ...] = ()
     post_dgrad: tuple[Comm, ...] = ()
+    forward_steps: tuple[Step, ...] = ()
+    dgrad_steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from desim.models.width import element_bytes, element_dtype, stored_bytes
-from desim.spec.policy import Kernels
+from desim.spec.policy import ContextExchange, Kernels
 from desim.spec.workload import Precision
 
 _TABLE_BLOCK = 128  # Megatron-LM pads the vocabulary to a multiple of 128 per tensor rank
@@ -16,7 +16,8 @@ class Shard:
     """How one rank's part of a model is cut, and with which formats and kernels it runs.
 
     `data_ranks` are the ranks over which embedding tables are spread (1: a copy on each).
-    `pipeline` only decides whether a tied head needs a copy of the embedding of its own.
+    `pipeline` only decides whether a tied head needs a copy of the embedding of its own;
+    `context_exchange` says how context ranks see each other's keys.
     """
 
     tensor: int
@@ -28,6 +29,7 @@ class Shard:
     precision: Precision
     kernels: Kernels
     pipeline: int = 1
+    context_exchange: ContextExchange = "all_gather"
 
     @property
     def split(self) -> int:

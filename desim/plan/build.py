@@ -74,6 +74,7 @@ def shard_of(scenario: Scenario) -> Shard:
         precision=workload.precision,
         kernels=scenario.kernels,
         pipeline=parallel.pipeline,
+        context_exchange=scenario.policies.context,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from desim.models.op import Comm, Layer, Module
+    from desim.models.op import Comm, Layer, Module, Op, Step
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
 
@@ -137,6 +137,16 @@ def _lane(comm: Comm) -> str:
     return "ep" if comm.group == "world" else comm.group
 
 
+def _run(emit: Emitter, ops: tuple[Op, ...], steps: tuple[Step, ...]) -> None:
+    """Issue kernels, step by step where they are cut into steps with collectives beside them."""
+    if not steps:
+        emit.kernels(ops)
+    for step in steps:
+        marks = _beside(emit, step.comms)
+        emit.kernels(step.ops)
+        emit.wait(*marks)
+
+
 def _transient(module: Module) -> float:
     """Device memory that a module's largest result takes while it runs (saved or handed on)."""
     return max((op.write_bytes for op in module.forward), default=0.0)
@@ -146,7 +156,7 @@ def _forward(emit: Emitter, module: Module, *, keep: bool) -> None:
     exposed(emit, module.pre_forward)
     transient = _transient(module)
     emit.memory("workspace", transient)
-    emit.kernels(module.forward)
+    _run(emit, module.forward, module.forward_steps)
     if keep:
         emit.memory("activations", module.saved_bytes)
     emit.memory("workspace", -transient)
@@ -159,13 +169,13 @@ def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:
     emit.memory("workspace", transient)
     if policy.tensor == "megatron":
         gathered = _beside(emit, module.pre_wgrad)
-        emit.kernels(module.dgrad)
+        _run(emit, module.dgrad, module.dgrad_steps)
         reduced = _beside(emit, module.post_dgrad)
         emit.wait(*gathered)
         emit.kernels(module.wgrad)
         emit.wait(*reduced)
     else:
-        emit.kernels(module.dgrad)
+        _run(emit, module.dgrad, module.dgrad_steps)
         exposed(emit, module.post_dgrad)
         exposed(emit, module.pre_wgrad)
         emit.kernels(module.wgrad)

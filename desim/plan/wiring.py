@@ -26,12 +26,16 @@ _MEMORY_TRAFFIC = {
     "all_gather": 2.0,
     "all_to_all": 2.0,
     "send_recv": 1.0,
+    "shift": 2.0,
     "reduce_scatter": 3.0,
     "all_reduce": 2.5,
 }
 
 
 _LIGHT = 0.01
+
+#: What NCCL sends without a choice of algorithm, with the name of its only one.
+_MESSAGES = {"send_recv": "send_recv", "shift": "pairs"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,11 +182,12 @@ class _Pricer:
         """Price one collective."""
         family = FAMILY[SLOTS[comm.slot]]
         traffic = _MEMORY_TRAFFIC[comm.collective]
-        if comm.collective == "send_recv":
-            number = self._profile(family, comm.collective, "send_recv")
+        if comm.collective in _MESSAGES:
+            algorithm = _MESSAGES[comm.collective]
+            number = self._profile(family, comm.collective, algorithm)
             latency_s = self.profiles[number].latency_s
             light = self._light(number, comm.size_bytes, latency_s, 1.0)
-            return Use(family, number, "send_recv", "Simple", latency_s, 1.0, traffic, light)
+            return Use(family, number, algorithm, "Simple", latency_s, 1.0, traffic, light)
         pin = getattr(self._pins, comm.collective)
         names = self._available(family, comm.collective)
         if pin in names:

@@ -37,6 +37,7 @@ class Fsdp(Spec):
     """Whether a layer's gathered parameters are freed after its forward pass."""
 
 
+ContextExchange = Literal["all_gather", "ring", "all_to_all"]
 AllReduce = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
 Gather = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
 AllToAll = Literal["auto", "pairwise", "two_level"]
@@ -68,6 +69,10 @@ class Policies(Spec):
     """`selective`: core attention is recomputed in the backward pass; `full`: every layer."""
     overlap: Overlap = Overlap()
     """What communication may run beside compute."""
+    context: ContextExchange = "all_gather"
+    """How ranks that share a sequence (`parallel.context`) see each other's keys and values:
+    gathered whole before attention; passed round a ring in steps that attention runs beside; or
+    heads exchanged for tokens by an all-to-all before and after (Ulysses)."""
     bucket_bytes: Bytes = Field(alias="bucket", default=160e6)
     """Size of a gradient bucket (40 M fp32 elements in Megatron-LM)."""
     fsdp: Fsdp = Fsdp()

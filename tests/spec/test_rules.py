@@ -18,6 +18,12 @@ from tests.spec.conftest import Load, Refuse
             "pipeline: 4 or 8",
         ),
         (["parallel.pipeline=3"], "parallel", "64 / 6 leaves 4", "pipeline: 2 or 4"),
+        (
+            ["parallel.context=4", "policies.context=all_to_all", "workload.model.kv_heads=4"],
+            "policies.context",
+            "2 / 4 leaves 2",
+            "context: 2, or policies.context: ring",
+        ),
         (["parallel.shard=3"], "parallel.shard", "8 x 1 = 8, 8 / 3 leaves 2", "nearest: 2 or 4"),
         (["cluster.devices=60"], "cluster.devices", "60 / 8 leaves 4", "56 or 64"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from desim.network.collectives import all_to_all, hierarchical, nvls, ring, tree
+from desim.network.collectives import all_to_all, hierarchical, nvls, ring, shift, tree
 from desim.network.places import places_of
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[Places], Profile]]] = {
         "nvls": nvls.reduce_scatter,
     },
     "all_to_all": {"pairwise": all_to_all.pairwise, "two_level": all_to_all.two_level},
+    "shift": {"pairs": shift.pairs},
 }
 
 #: What NCCL itself has; the others exist in frameworks and are taken when a policy names them.

@@ -154,6 +154,31 @@ def dlrm_is_data_parallel(scenario: Scenario) -> Iterator[Finding]:
         yield Finding("parallel.zero", rule, zero, "set zero: 0")
 
 
+def context_exchange_fits(scenario: Scenario) -> Iterator[Finding]:
+    """A ring and an all-to-all need fused kernels; an all-to-all gives each rank whole heads."""
+    model, parallel = _transformer(scenario), scenario.parallel
+    exchange, usual = scenario.policies.context, type(scenario.policies)().context
+    if model is None or parallel.context == 1:
+        if exchange != usual:
+            text = "has no effect: parallel.context is 1, no sequence is shared"
+            yield Finding("policies.context", text, exchange, note=True)
+        return
+    if exchange == "all_gather":
+        return
+    if scenario.kernels.attention == "unfused":
+        rule = "needs a fused attention kernel, which leaves a log-sum-exp or takes any heads"
+        hint = "set all_gather, or kernels.attention: flash2"
+        yield Finding("policies.context", rule, exchange, hint)
+    held = max(1, model.kv_heads // parallel.tensor)
+    if exchange == "all_to_all" and held % parallel.context:
+        rule = (
+            f"exchanges heads: context must divide the {held} kv_heads of a tensor rank: "
+            f"{held} / {parallel.context} leaves {held % parallel.context}"
+        )
+        hint = f"set context: {nearest_divisors(held, parallel.context)}, or policies.context: ring"
+        yield Finding("policies.context", rule, exchange, hint)
+
+
 RULES = (
     Rule(layers_divide, (*_CUT, "parallel.stage_layers")),
     Rule(stage_layers_add_up, (*_CUT, "parallel.stage_layers")),
@@ -165,6 +190,16 @@ RULES = (
         (*_TENSOR, "parallel.context", "parallel.sequence", "workload.sequence_length"),
     ),
     Rule(sequence_is_given, ("workload.sequence_length", "workload.model")),
+    Rule(
+        context_exchange_fits,
+        (
+            *_TENSOR,
+            "parallel.context",
+            "policies.context",
+            "kernels.attention",
+            "workload.model",
+        ),
+    ),  # fmt: skip
     Rule(experts_need_a_moe, ("parallel.expert",)),
     Rule(
         dlrm_is_data_parallel,

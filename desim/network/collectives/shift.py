@@ -1,0 +1,34 @@
+"""Shift: every member sends to the next one round the group and receives from the one before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from desim.network.loads import ONLY_SIMPLE, Loads
+from desim.network.route import levels_climbed, route
+
+if TYPE_CHECKING:
+    from desim.network.loads import Profile
+    from desim.network.places import Places
+
+
+def pairs(places: Places) -> Profile:
+    """One send and one receive on every member at once: load 1 on each route, the slowest latency.
+
+    What NCCL makes of a batched isend/irecv pair; a send has no protocol but Simple.
+    """
+    topology = places.topology
+    system = topology.system
+    rows = places.member.reshape(places.num_groups, places.size)
+    target = np.roll(rows, -1, axis=1).ravel()
+    flow, link = route(topology, places.member, target)
+    climbed = levels_climbed(topology, places.member, target)
+    climbed = climbed.reshape(places.num_groups, places.size).max(axis=1)
+    hop_s = system.fabric.latency_s + system.fabric.hop_latency_s * (climbed - 1.0)
+    near_s = np.where(climbed > 0, 0.0, system.nvlink_latency_s)
+    far_s = np.where(climbed > 0, hop_s, 0.0)
+    loads = Loads(topology, places.num_groups)
+    loads.add(0, places.member_group[flow], link, np.ones(len(flow)))
+    return loads.profile(near_s, far_s, system.device.communication.message_sms, ONLY_SIMPLE)
