@@ -21,6 +21,9 @@ def pairs(places: Places) -> Profile:
     """
     topology = places.topology
     system = topology.system
+    if places.size == 1:
+        quiet = np.zeros(places.num_groups)
+        return Loads(topology, places.num_groups).profile(quiet, quiet, 0, ONLY_SIMPLE)
     rows = places.member.reshape(places.num_groups, places.size)
     target = np.roll(rows, -1, axis=1).ravel()
     flow, link = route(topology, places.member, target)
