@@ -39,6 +39,7 @@ def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
         packed,
         bias=model.bias,
         kept_bytes=shard.tokens * packed * shard.element_bytes,
+        normed=True,
     )
     turned = (rotary(model, shard, heads, kv_heads),) if model.position == "rope" else ()
     core = _unfused_core if shard.kernels.attention == "unfused" else _fused_core

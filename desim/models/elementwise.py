@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.models import passes
@@ -54,8 +55,10 @@ def pass_ops(
     )
 
 
-def norm(name: str, model: Transformer, shard: Shard) -> Module:
+def norm(name: str, model: Transformer, shard: Shard, *, before_linear: bool = False) -> Module:
     """Return a norm over the residual stream; it saves its input.
+
+    Fused with the linear layer behind it (`before_linear`) it may write that layer's operand.
 
     An eager RMSNorm saves its input in fp32 and the normalised input instead.
     """
@@ -63,9 +66,13 @@ def norm(name: str, model: Transformer, shard: Shard) -> Module:
     chain = passes.NORM[model.norm, shard.kernels.fusion]
     eager_rms = model.norm == "rms" and shard.kernels.fusion == "eager"
     saved = 4 + shard.element_bytes if eager_rms else shard.element_bytes
+    forward = pass_ops(name, "norm", shard, elements, chain.forward)
+    recipe = shard.recipe
+    if before_linear and recipe is not None and recipe.norm_writes_quantized:
+        forward = (*forward[:-1], replace(forward[-1], write_bytes=elements * recipe.copy_bytes))
     return Module(
         name,
-        forward=pass_ops(name, "norm", shard, elements, chain.forward),
+        forward=forward,
         dgrad=pass_ops(name, "norm", shard, elements, chain.dgrad),
         wgrad=pass_ops(name, "norm", shard, elements, chain.wgrad),
         parameters=model.hidden * (2 if model.norm == "layer" else 1),

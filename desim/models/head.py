@@ -104,7 +104,7 @@ def head_layer(model: Transformer, shard: Shard) -> Layer:
     owns = not model.tied_embeddings or shard.pipeline > 1
     modules = (
         norm("final_norm", model, shard),
-        column_linear("lm_head", shard, model.hidden, columns, bias=False, owns_weight=owns),
+        column_linear("lm_head", shard.plain, model.hidden, columns, bias=False, owns_weight=owns),
         _cross_entropy(shard, columns),
     )
     size = shard.split_tokens * model.hidden * shard.element_bytes

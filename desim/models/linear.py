@@ -6,6 +6,13 @@ from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
 from desim.models.op import Comm, Module, Op
+from desim.models.quantize import (
+    amax_reduction,
+    cast_ops,
+    gathered_bytes,
+    saved_width,
+    weight_cast_ops,
+)
 
 if TYPE_CHECKING:
     from desim.models.shard import Shard
@@ -19,21 +26,46 @@ def gemm(
     *,
     useful: float = 1.0,
     accumulate_bytes: float | None = None,
+    dtype: str = "",
+    operand_bytes: float | None = None,
 ) -> Op:
     """Return a GEMM of `shape` (m, n, k[, batch]) that reads its operands and writes its output.
 
     `useful` is the share of the work that counts as FLOPs (a causal mask leaves half).
     `accumulate_bytes` per output element are read and written where the GEMM adds to an output
-    that exists.
+    that exists. `dtype` and `operand_bytes` replace the compute format's.
     """
     m, n, k = shape[:3]
     batch = shape[3] if len(shape) > 3 else 1
-    read = batch * (m * k + k * n) * shard.operand_bytes
+    width = shard.operand_bytes if operand_bytes is None else operand_bytes
+    read = batch * (m * k + k * n) * width
     write = batch * m * n * (shard.element_bytes if accumulate_bytes is None else accumulate_bytes)
     if accumulate_bytes is not None:
         read += batch * m * n * accumulate_bytes
     flops = 2.0 * batch * m * n * k * useful
-    return Op(name, "gemm", shard.precision.compute, flops, read, write, shape, variant)
+    return Op(name, "gemm", dtype or shard.precision.compute, flops, read, write, shape, variant)
+
+
+def _product(
+    name: str,
+    shard: Shard,
+    shape: tuple[int, ...],
+    variant: str,
+    accumulate_bytes: float | None = None,
+) -> Op:
+    """Return a GEMM of a linear layer, in the recipe's format where there is one."""
+    recipe = shard.recipe
+    if recipe is None:
+        return gemm(name, shard, shape, variant, accumulate_bytes=accumulate_bytes)
+    return gemm(
+        name,
+        shard,
+        shape,
+        variant,
+        accumulate_bytes=accumulate_bytes,
+        dtype=recipe.dtype,
+        operand_bytes=recipe.copy_bytes,
+    )
 
 
 def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int], bias: bool) -> tuple[Op, ...]:
@@ -45,9 +77,9 @@ def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int], bias: bool)
     m, n, tokens = shape
     ops: list[Op] = []
     if shard.kernels.fusion in ("te", "apex"):
-        ops.append(gemm(name, shard, shape, "wgrad", accumulate_bytes=shard.gradient_bytes))
+        ops.append(_product(name, shard, shape, "wgrad", shard.gradient_bytes))
     else:
-        ops.append(gemm(name, shard, shape, "wgrad"))
+        ops.append(_product(name, shard, shape, "wgrad"))
         if shard.gradient_bytes != shard.element_bytes:
             read = shard.element_bytes + shard.gradient_bytes
             ops.append(
@@ -64,28 +96,35 @@ def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int], bias: bool)
     return tuple(ops)
 
 
-def _cast(name: str, shard: Shard, elements: float) -> tuple[Op, ...]:
-    """Return the conversion to an operand format narrower than activations, if there is one."""
-    if shard.operand_bytes == shard.element_bytes:
-        return ()
-    return (
-        elementwise_op(
-            f"{name}_cast", "cast", shard.dtype, elements, shard.element_bytes, shard.operand_bytes
-        ),
-    )
-
-
 def _products(
-    name: str, shard: Shard, inputs: int, outputs: int, bias: bool, input_tokens: float
+    name: str,
+    shard: Shard,
+    shape: tuple[int, int],
+    bias: bool,
+    *,
+    gathered: str = "",
+    normed: bool = False,
 ) -> tuple[tuple[Op, ...], tuple[Op, ...], tuple[Op, ...]]:
-    """Return forward, dgrad and wgrad of a linear layer; it converts `input_tokens` itself."""
+    """Return forward, dgrad and wgrad of a linear layer of `shape` (inputs, outputs).
+
+    `gathered` names the operand (`input` or `gradient`) whose parts the tensor group gathers; it is
+    converted before. `normed`: a norm made the input.
+    """
+    inputs, outputs = shape
     tokens = shard.tokens
-    forward = gemm(name, shard, (tokens, outputs, inputs))
-    dgrad = gemm(f"{name}_dgrad", shard, (tokens, inputs, outputs), "dgrad")
+    x = cast_ops(name, shard, "input", inputs, gathered=gathered == "input", normed=normed)
+    dy = cast_ops(f"{name}_dy", shard, "gradient", outputs, gathered=gathered == "gradient")
+    weight = cast_ops(f"{name}_weight", shard, "weight", inputs * outputs)
+    forward = _product(name, shard, (tokens, outputs, inputs), "forward")
+    dgrad = _product(f"{name}_dgrad", shard, (tokens, inputs, outputs), "dgrad")
     return (
-        (*_cast(name, shard, input_tokens * inputs), forward),
-        (*_cast(f"{name}_dy", shard, tokens * outputs), dgrad),
-        _wgrad_ops(f"{name}_wgrad", shard, (outputs, inputs, tokens), bias),
+        (*x[0], *weight[0], forward),
+        (*dy[0], *weight[1], dgrad),
+        (
+            *x[1],
+            *dy[1],
+            *_wgrad_ops(f"{name}_wgrad", shard, (outputs, inputs, tokens), bias),
+        ),
     )
 
 
@@ -98,6 +137,7 @@ def column_linear(
     bias: bool,
     kept_bytes: float = 0.0,
     owns_weight: bool = True,
+    normed: bool = False,
 ) -> Module:
     """Return a linear layer whose `outputs` (of this rank) are a part of all columns.
 
@@ -105,24 +145,35 @@ def column_linear(
     split input is saved, again before wgrad; the input's gradient is reduce-scattered. Without it
     the input is whole on every rank and its gradient is all-reduced (Korthikanti et al. 2022,
     section 4.2). Saves its input and `kept_bytes` of its output that a later module needs.
+    `normed`: a norm made its input.
     """
     tokens = shard.tokens
     whole = tokens * inputs * shard.element_bytes
     gather: tuple[Comm, ...] = ()
     reduce: tuple[Comm, ...] = ()
     if shard.sequence_parallel:
-        gather = (Comm("tp", "all_gather", whole, f"{name}_input"),)
+        size = tokens * inputs * gathered_bytes(shard, "input")
+        gather = (Comm("tp", "all_gather", size, f"{name}_input"),)
         reduce = (Comm("tp", "reduce_scatter", whole, f"{name}_dx"),)
     elif shard.tensor > 1:
         reduce = (Comm("tp", "all_reduce", whole, f"{name}_dx"),)
     return Module(
         name,
-        *_products(name, shard, inputs, outputs, bias, shard.split_tokens),
+        *_products(
+            name,
+            shard,
+            (inputs, outputs),
+            bias,
+            gathered="input" if shard.sequence_parallel else "",
+            normed=normed,
+        ),
         parameters=(inputs * outputs + (outputs if bias else 0)) if owns_weight else 0,
-        saved_bytes=shard.split_tokens * inputs * shard.operand_bytes + kept_bytes,
-        pre_forward=gather,
+        saved_bytes=shard.split_tokens * inputs * saved_width(shard) + kept_bytes,
+        pre_forward=(*amax_reduction(name, shard), *gather),
         pre_wgrad=gather,
         post_dgrad=reduce,
+        weight_casts=weight_cast_ops(name, shard, inputs * outputs),
+        quantized=inputs * outputs if shard.recipe else 0,
     )
 
 
@@ -138,14 +189,23 @@ def row_linear(name: str, shard: Shard, inputs: int, outputs: int, *, bias: bool
     gather: tuple[Comm, ...] = ()
     if shard.sequence_parallel:
         reduce = (Comm("tp", "reduce_scatter", whole, f"{name}_output"),)
-        gather = (Comm("tp", "all_gather", whole, f"{name}_dy"),)
+        size = tokens * outputs * gathered_bytes(shard, "gradient")
+        gather = (Comm("tp", "all_gather", size, f"{name}_dy"),)
     elif shard.tensor > 1:
         reduce = (Comm("tp", "all_reduce", whole, f"{name}_output"),)
     return Module(
         name,
-        *_products(name, shard, inputs, outputs, bias, tokens),
+        *_products(
+            name,
+            shard,
+            (inputs, outputs),
+            bias,
+            gathered="gradient" if shard.sequence_parallel else "",
+        ),
         parameters=inputs * outputs + (outputs if bias else 0),
-        saved_bytes=tokens * inputs * shard.operand_bytes,
+        saved_bytes=tokens * inputs * saved_width(shard),
         post_forward=reduce,
-        pre_backward=gather,
+        pre_backward=(*amax_reduction(f"{name}_dy", shard), *gather),
+        weight_casts=weight_cast_ops(name, shard, inputs * outputs),
+        quantized=inputs * outputs if shard.recipe else 0,
     )

@@ -23,6 +23,6 @@ def mlp_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
     width = model.ffn // shard.tensor
     name = "gate_up" if model.gated else "up"
     outputs = 2 * width if model.gated else width
-    up = column_linear(name, shard, model.hidden, outputs, bias=model.bias)
+    up = column_linear(name, shard, model.hidden, outputs, bias=model.bias, normed=True)
     down = row_linear("down", shard, width, model.hidden, bias=model.bias)
     return (up, activation(model, shard), down)

@@ -84,7 +84,9 @@ class Module:
     `parameters` are this rank's. `recomputable` says that selective recompute drops what the
     module saves and runs its forward kernels again before its backward ones. `forward_steps` and
     `dgrad_steps`, where there are any, hold the kernels of `forward` and `dgrad` with what is
-    communicated between them.
+    communicated between them. `weight_casts` run before `forward` where the weights are new: in the
+    first micro-batch of a step, or in every one under FSDP. `quantized` of the `parameters` have
+    copies in low precision.
     """
 
     name: str
@@ -101,6 +103,8 @@ class Module:
     post_dgrad: tuple[Comm, ...] = ()
     forward_steps: tuple[Step, ...] = ()
     dgrad_steps: tuple[Step, ...] = ()
+    weight_casts: tuple[Op, ...] = ()
+    quantized: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +122,8 @@ class Layer:
     def parameters(self) -> int:
         """Parameters of the layer on one rank."""
         return sum(module.parameters for module in self.modules)
+
+    @property
+    def quantized(self) -> int:
+        """Parameters of the layer on one rank that have copies in low precision."""
+        return sum(module.quantized for module in self.modules)

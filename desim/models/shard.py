@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from desim.models.recipe import Recipe, recipe_of
 from desim.models.width import element_bytes, element_dtype, stored_bytes
 from desim.spec.policy import ContextExchange, Kernels
 from desim.spec.workload import Precision
@@ -17,7 +18,9 @@ class Shard:
 
     `data_ranks` are the ranks over which embedding tables are spread (1: a copy on each).
     `pipeline` only decides whether a tied head needs a copy of the embedding of its own;
-    `context_exchange` says how context ranks see each other's keys.
+    `context_exchange` says how context ranks see each other's keys;
+    `any_layout`: the device's fp8 GEMMs take operands in any layout; Hopper's need both contiguous
+    along k, Blackwell's do not (Transformer Engine user guide, FP8 current scaling).
     """
 
     tensor: int
@@ -30,6 +33,19 @@ class Shard:
     kernels: Kernels
     pipeline: int = 1
     context_exchange: ContextExchange = "all_gather"
+    any_layout: bool = False
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The low-precision recipe of linear layers, None where they run in the compute format."""
+        return recipe_of(self.precision, self.kernels.fusion, any_layout=self.any_layout)
+
+    @property
+    def plain(self) -> Shard:
+        """The same without a low-precision recipe."""
+        if self.precision.recipe == "none":
+            return self
+        return replace(self, precision=self.precision.model_copy(update={"recipe": "none"}))
 
     @property
     def split(self) -> int:

@@ -24,17 +24,28 @@ def build_transformer(model: Transformer, shard: Shard) -> tuple[Layer, ...]:
     mistakes = transformer_mistakes(model, shard)
     if mistakes:
         raise SpecError(mistakes)
+    blocks = _blocks(model, shard)
+    return (embedding_layer(model, shard), *blocks, head_layer(model, shard))
+
+
+def _blocks(model: Transformer, shard: Shard) -> tuple[Layer, ...]:
+    """The blocks, one object repeated but for those that the recipe leaves out."""
     block = transformer_block(model, shard)
-    return (embedding_layer(model, shard), *(block,) * model.layers, head_layer(model, shard))
+    first = min(shard.precision.bf16_first_layers, model.layers)
+    last = min(shard.precision.bf16_last_layers, model.layers - first)
+    if shard.recipe is None or first + last == 0:
+        return (block,) * model.layers
+    plain = transformer_block(model, shard.plain)
+    return (plain,) * first + (block,) * (model.layers - first - last) + (plain,) * last
 
 
 def transformer_block(model: Transformer, shard: Shard) -> Layer:
     """Return one block: pre-norm attention and pre-norm MLP around the residual stream."""
     modules = (
-        norm("norm1", model, shard),
+        norm("norm1", model, shard, before_linear=True),
         *attention_modules(model, shard),
         residual("residual1", model, shard),
-        norm("norm2", model, shard),
+        norm("norm2", model, shard, before_linear=True),
         *mlp_modules(model, shard),
         residual("residual2", model, shard),
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from desim.models.elementwise import elementwise_op
 from desim.plan.passes import Hooks
 from desim.plan.template import Input
 
 if TYPE_CHECKING:
+    from desim.models.op import Op
     from desim.plan.data_groups import DataGroups
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
@@ -24,12 +26,31 @@ WHOLE_GRADIENTS = "whole gradients"
 class Bucket:
     """Parameters that are reduced together: `modules` are (position, part) in the chunk.
 
-    `parameters` counts padding, `held` does not.
+    `parameters` counts padding, `held` does not; `quantized` of them are in low precision.
     """
 
     parameters: int
     held: int
+    quantized: int
     modules: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GradientWidth:
+    """Bytes of a gradient as it is kept and as it is communicated."""
+
+    kept_bytes: float
+    reduced_bytes: float
+
+    def casts(self, gradients: float) -> tuple[Op, ...]:
+        """Return the conversion before a reduction, where it runs in another format."""
+        if self.kept_bytes == self.reduced_bytes:
+            return ()
+        return (
+            elementwise_op(
+                "grad_cast", "cast", "fp32", gradients, self.kept_bytes, self.reduced_bytes
+            ),
+        )
 
 
 def make_buckets(chunk: Chunk, bucket_parameters: float, ranks: int, *, pad: bool) -> list[Bucket]:
@@ -41,7 +62,7 @@ def make_buckets(chunk: Chunk, bucket_parameters: float, ranks: int, *, pad: boo
     """
     buckets: list[Bucket] = []
     modules: list[tuple[int, int]] = []
-    parameters = 0
+    parameters = quantized = 0
     for position in reversed(range(len(chunk))):
         layer = chunk[position][1]
         for part in reversed(range(len(layer.modules))):
@@ -49,11 +70,14 @@ def make_buckets(chunk: Chunk, bucket_parameters: float, ranks: int, *, pad: boo
                 continue
             modules.append((position, part))
             parameters += layer.modules[part].parameters
+            quantized += layer.modules[part].quantized
             if parameters >= bucket_parameters:
-                buckets.append(Bucket(_padded(parameters, ranks, pad), parameters, tuple(modules)))
-                modules, parameters = [], 0
+                whole = _padded(parameters, ranks, pad)
+                buckets.append(Bucket(whole, parameters, quantized, tuple(modules)))
+                modules, parameters, quantized = [], 0, 0
     if modules:
-        buckets.append(Bucket(_padded(parameters, ranks, pad), parameters, tuple(modules)))
+        whole = _padded(parameters, ranks, pad)
+        buckets.append(Bucket(whole, parameters, quantized, tuple(modules)))
     return buckets
 
 
@@ -69,7 +93,7 @@ class ReduceBuckets(Hooks):
         self,
         buckets: list[Bucket],
         groups: DataGroups,
-        bytes_per_gradient: float,
+        width: GradientWidth,
         *,
         scatter: bool,
         frees: bool,
@@ -77,7 +101,7 @@ class ReduceBuckets(Hooks):
         self._after = {bucket.modules[-1]: bucket for bucket in buckets}
         self._groups = groups
         self._scatter = scatter
-        self._bytes = bytes_per_gradient
+        self._width = width
         self._frees = frees
 
     def after_backward(self, emit: Emitter, position: int, part: int) -> None:
@@ -89,7 +113,7 @@ class ReduceBuckets(Hooks):
                 emit,
                 bucket,
                 self._groups,
-                self._bytes,
+                self._width,
                 scatter=self._scatter,
                 beside=True,
                 frees=self._frees,
@@ -101,7 +125,7 @@ def reduce_bucket(
     emit: Emitter,
     bucket: Bucket,
     groups: DataGroups,
-    bytes_per_gradient: float,
+    width: GradientWidth,
     *,
     scatter: bool,
     beside: bool,
@@ -111,10 +135,11 @@ def reduce_bucket(
 
     `frees` gives back the whole gradients that `WholeGradients` took.
     """
-    size = bucket.parameters * bytes_per_gradient
+    emit.kernels(width.casts(bucket.parameters))
+    size = bucket.parameters * width.reduced_bytes
     mark = groups.reduce(emit, size, scatter=scatter, beside=beside, name="grad reduce")
     if frees:
-        emit.memory(WHOLE_GRADIENTS, -bucket.held * bytes_per_gradient)
+        emit.memory(WHOLE_GRADIENTS, -bucket.held * width.kept_bytes)
     return mark
 
 

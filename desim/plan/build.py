@@ -75,6 +75,7 @@ def shard_of(scenario: Scenario) -> Shard:
         kernels=scenario.kernels,
         pipeline=parallel.pipeline,
         context_exchange=scenario.policies.context,
+        any_layout=scenario.cluster.system.device.any_layout,
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from desim.models.recipe import gathered_parameter_bytes, recipe_of
 from desim.models.width import element_bytes, stored_bytes
+from desim.plan.buckets import GradientWidth
 from desim.plan.data_groups import DataGroups
 from desim.plan.template import Emitter
 
 if TYPE_CHECKING:
     from desim.models.op import Layer
+    from desim.models.recipe import Recipe
     from desim.plan.mesh import Mesh
     from desim.plan.tables import Tables
     from desim.spec.scenario import Scenario
@@ -52,8 +55,33 @@ class Context:
 
     @property
     def gradient_bytes(self) -> float:
-        """Bytes of one gradient as it is reduced."""
+        """Bytes of one gradient as it is accumulated."""
         return stored_bytes(self.scenario.workload.precision.gradients)
+
+    @property
+    def reduced_bytes(self) -> float:
+        """Bytes of one gradient as it is communicated."""
+        precision = self.scenario.workload.precision
+        return stored_bytes(precision.reduce or precision.gradients)
+
+    @property
+    def gradient_width(self) -> GradientWidth:
+        """Both of them."""
+        return GradientWidth(self.gradient_bytes, self.reduced_bytes)
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The low-precision recipe of linear layers."""
+        scenario = self.scenario
+        any_layout = scenario.cluster.system.device.any_layout
+        precision, fusion = scenario.workload.precision, scenario.kernels.fusion
+        return recipe_of(precision, fusion, any_layout=any_layout)
+
+    def gathered_bytes(self, parameters: float, quantized: float) -> float:
+        """Bytes of `parameters` as they are gathered; `quantized` of them in low precision."""
+        precision = self.scenario.workload.precision
+        narrow = gathered_parameter_bytes(precision, self.recipe)
+        return (parameters - quantized) * self.parameter_bytes + quantized * narrow
 
     @property
     def parameter_bytes(self) -> float:

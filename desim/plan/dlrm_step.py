@@ -87,4 +87,4 @@ def _hooks(context: Context, chunk: Chunk) -> list[Hooks]:
         return []
     wanted = context.scenario.policies.bucket_bytes / context.gradient_bytes
     buckets = make_buckets(chunk, wanted, groups.ranks, pad=False)
-    return [ReduceBuckets(buckets, groups, context.gradient_bytes, scatter=False, frees=False)]
+    return [ReduceBuckets(buckets, groups, context.gradient_width, scatter=False, frees=False)]

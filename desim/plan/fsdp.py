@@ -8,6 +8,9 @@ from desim.plan.passes import Direction, Hooks
 from desim.plan.template import NOTHING, START
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from desim.plan.buckets import GradientWidth
     from desim.plan.data_groups import DataGroups
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
@@ -28,14 +31,14 @@ class ShardLayers(Hooks):
         chunk: Chunk,
         fsdp: Fsdp,
         groups: DataGroups,
-        parameter_bytes: float,
-        gradient_bytes: float,
+        gathered_bytes: Callable[[float, float], float],
+        width: GradientWidth,
     ) -> None:
         self._sizes = [layer.parameters for _, layer in chunk]
+        self._gathered = [gathered_bytes(layer.parameters, layer.quantized) for _, layer in chunk]
         self._fsdp = fsdp
         self._groups = groups
-        self._parameter_bytes = parameter_bytes
-        self._gradient_bytes = gradient_bytes
+        self._width = width
         last = len(chunk) - 1
         again = [i for i in range(last + 1) if fsdp.reshard_after_forward and i != last]
         self._order: list[tuple[Direction, int]] = [("forward", i) for i in range(last + 1)]
@@ -48,7 +51,7 @@ class ShardLayers(Hooks):
     def before_layer(self, emit: Emitter, direction: Direction, position: int) -> None:
         """Issue this layer's gather and those prefetched, then wait for this layer's."""
         if direction == "backward":
-            emit.memory("gathered gradients", self._sizes[position] * self._gradient_bytes)
+            emit.memory("gathered gradients", self._sizes[position] * self._width.kept_bytes)
         key = (direction, position)
         if key not in self._order:
             return
@@ -63,30 +66,31 @@ class ShardLayers(Hooks):
         """Free what was gathered and reduce what was computed."""
         size = self._sizes[position]
         if direction == "forward" and position in self._gathered_again:
-            self._free(emit, size)
+            self._free(emit, position)
         if direction == "backward":
-            self._free(emit, size)
+            self._free(emit, position)
             self._reduce_layer(emit, size)
-            emit.memory("gathered gradients", -size * self._gradient_bytes)
+            emit.memory("gathered gradients", -size * self._width.kept_bytes)
 
     def _gather(self, emit: Emitter) -> None:
         over = self._issued - self._fsdp.gathers_in_flight
         if 0 <= over < len(self._freed):
             emit.host_wait(self._freed[over])
         key = self._order[self._issued]
-        size = self._sizes[key[1]] * self._parameter_bytes
+        size = self._gathered[key[1]]
         emit.memory("gathered parameters", size)
         # The first needs the updated parameters; the others follow it on their lane.
         after = NOTHING if self._issued else START
         self._marks[key] = self._groups.gather(emit, size, after, beside=True)
         self._issued += 1
 
-    def _free(self, emit: Emitter, size: int) -> None:
-        emit.memory("gathered parameters", -size * self._parameter_bytes)
+    def _free(self, emit: Emitter, position: int) -> None:
+        emit.memory("gathered parameters", -self._gathered[position])
         self._freed.append(emit.now())
 
     def _reduce_layer(self, emit: Emitter, size: int) -> None:
         phase, emit.phase = emit.phase, "gradients"
-        whole = size * self._gradient_bytes
+        emit.kernels(self._width.casts(size))
+        whole = size * self._width.reduced_bytes
         self._groups.reduce(emit, whole, scatter=True, beside=True, name="grad reduce")
         emit.phase = phase

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim.models.optimizer import bytes_per_parameter, table_bytes_per_parameter
+from desim.models.recipe import kept_parameter_bytes
 from desim.record import Memory
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ def fixed_bytes(context: Context, layers: tuple[Layer, ...]) -> dict[str, float]
     dense = sum(layer.parameters for layer in layers if layer.kind != "tables")
     each = bytes_per_parameter(precision, scenario.parallel.zero, context.data_groups.shard)
     held = {owner: dense * size for owner, size in each.items()}
+    if context.recipe is not None and scenario.parallel.zero < 3:
+        quantized = sum(layer.quantized for layer in layers)
+        copies = kept_parameter_bytes(precision, context.recipe) - each["parameters"]
+        held["parameters"] += quantized * copies
     model = scenario.workload.model
     if tables and model.family == "dlrm":
         width = table_bytes_per_parameter(precision, model.embedding_dim)

@@ -8,6 +8,7 @@ from desim.models.op import Comm
 from desim.models.width import element_bytes
 from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
 from desim.plan.fsdp import ShardLayers
+from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
 from desim.plan.pipeline import Messages
 from desim.plan.program import Program, ProgramBuilder
@@ -133,7 +134,7 @@ class StageStep:
         if item.kind == "forward":
             awaits = item.micro_batch == 0 and overlap.param_gather == "prefetch"
             awaits = awaits and self._zero > 0 and self._context.data_groups.shard > 1
-            template = self._forward(item.chunk, awaits=awaits)
+            template = self._forward(item.chunk, awaits=awaits, fresh=self._fresh(item))
             marks = self._ends.gathered[item.chunk] if awaits else None
             builder.place(template, item.micro_batch, marks, layer_offset=first)
             return
@@ -147,13 +148,33 @@ class StageStep:
     def _key(self, chunk: Chunk, *flavour: object) -> tuple[object, ...]:
         return (tuple(id(layer) for _, layer in chunk), *flavour)
 
-    def _forward(self, number: int, *, awaits: bool) -> Template:
+    def _fresh(self, item: Pass) -> bool:
+        """Whether weights have to be quantised for this pass."""
+        return item.micro_batch == 0 and self._context.recipe is not None
+
+    def _low_precision(self, chunk: Chunk) -> list[Hooks]:
+        """What a low-precision recipe adds to a pass over layers with new weights."""
+        context = self._context
+        if context.recipe is None or not context.recipe.engine:
+            return []
+        kept = context.recipe.weight_copies_bytes if self._zero == 3 else 0.0
+        return [CastWeights(chunk, kept), *self._amax(chunk)]
+
+    def _amax(self, chunk: Chunk) -> list[Hooks]:
+        context = self._context
+        if context.recipe is None or context.recipe.name != "delayed":
+            return []
+        groups = {"dp": context.gradient_ranks, "tp": context.mesh.sizes["tp"]}
+        return [ReduceAmax(chunk, [name for name, size in groups.items() if size > 1])]
+
+    def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
-        key = self._key(chunk, "forward", awaits, self._receives(number, first=True))
+        key = self._key(chunk, "forward", awaits, fresh, self._receives(number, first=True))
         if key not in self._cache:
             hooks: list[Hooks] = []
             if awaits:
                 hooks.append(AwaitBuckets(buckets))
+            hooks.extend(self._low_precision(chunk) if fresh else self._amax(chunk))
             emit = self._context.emitter()
             self._join_parts(emit, number, first=True)
             forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
@@ -168,11 +189,12 @@ class StageStep:
             if self._zero == 2 and buckets:
                 hooks.append(WholeGradients(chunk, self._context.gradient_bytes))
             if reduces and buckets:
-                width = self._context.gradient_bytes
+                width = self._context.gradient_width
                 groups, zero = self._context.data_groups, self._zero
                 hooks.append(
                     ReduceBuckets(buckets, groups, width, scatter=zero > 0, frees=zero == 2)
                 )
+            hooks.extend(self._amax(chunk))
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
@@ -187,10 +209,10 @@ class StageStep:
             context = self._context
             hooks: list[Hooks] = []
             if context.gradient_ranks > 1:
-                width, reduced = context.parameter_bytes, context.gradient_bytes
-                hooks.append(
-                    ShardLayers(chunk, self._policies.fsdp, context.data_groups, width, reduced)
-                )
+                fsdp, gathered = self._policies.fsdp, context.gathered_bytes
+                width, groups = context.gradient_width, context.data_groups
+                hooks.append(ShardLayers(chunk, fsdp, groups, gathered, width))
+            hooks.extend(self._low_precision(chunk))
             emit = context.emitter()
             forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
 from desim.models.optimizer import grad_norm_op, optimizer_ops, zero_gradients_op
-from desim.plan.buckets import gathered, make_buckets, reduce_bucket
+from desim.plan.buckets import GradientWidth, gathered, make_buckets, reduce_bucket
 from desim.plan.tables import LANE
 from desim.plan.template import START
 
@@ -91,10 +91,9 @@ class StepEnds:
         emit = self._context.emitter()
         for chunk, buckets in enumerate(self.buckets):
             for number in reversed(range(len(buckets))):
-                size = self._context.parameter_bytes
-                mark = self._groups.gather(
-                    emit, buckets[number].parameters * size, START, beside=beside
-                )
+                bucket = buckets[number]
+                size = self._context.gathered_bytes(bucket.parameters, bucket.quantized)
+                mark = self._groups.gather(emit, size, START, beside=beside)
                 emit.output(f"{chunk} {gathered(number)}", mark)
                 if not beside:
                     emit.wait(mark)
@@ -112,11 +111,11 @@ class StepEnds:
         emit.phase = "gradients"
         for buckets in reversed(self.buckets):
             for bucket in buckets:
-                size = self._context.gradient_bytes
+                width = self._context.gradient_width
                 frees = self._zero == 2
                 scatter = self._zero > 0
                 mark = reduce_bucket(
-                    emit, bucket, self._groups, size, scatter=scatter, beside=False, frees=frees
+                    emit, bucket, self._groups, width, scatter=scatter, beside=False, frees=frees
                 )
                 emit.wait(mark)
         builder.place(emit.finish())
@@ -127,6 +126,7 @@ class StepEnds:
         emit = context.emitter()
         emit.phase = "gradients"
         self._tied_embeddings(emit)
+        self._reduced_back(emit)
         if not self._policies.gradient_clipping:
             return emit.finish()
         precision = context.scenario.workload.precision
@@ -136,6 +136,15 @@ class StepEnds:
             comm = Comm("world", "all_reduce", 4.0, "grad norm")
             emit.wait(emit.collective(comm, lane="dp"))
         return emit.finish()
+
+    def _reduced_back(self, emit: Emitter) -> None:
+        """Convert this rank's reduced gradients to the format in which they are kept."""
+        if self._context.gradient_ranks == 1:
+            return
+        kept = 4.0 if self._zero == 3 else self._context.gradient_bytes
+        back = GradientWidth(self._context.reduced_bytes, kept)
+        if self._context.scenario.workload.precision.reduce is not None:
+            emit.kernels(back.casts(self._parameters / self._shards))
 
     def _tied_embeddings(self, emit: Emitter) -> None:
         model = self._context.scenario.workload.model

@@ -88,6 +88,15 @@ class Device(Spec):
     communication: DeviceCommunication
     """What communication kernels take."""
 
+    @property
+    def any_layout(self) -> bool:
+        """Whether fp8 GEMMs take operands in any layout.
+
+        Hopper's need both contiguous along k; Blackwell, the first to compute in fp4, lifts that
+        (Transformer Engine user guide, FP8 current scaling, transposes).
+        """
+        return "fp4" in self.peak_flops_per_s
+
 
 class Fabric(Spec):
     """The network between nodes."""

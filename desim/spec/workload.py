@@ -91,6 +91,20 @@ class Precision(Spec):
     """Optimizer and the format of its states."""
     embedding: Dtype | None = None
     """Format of embedding tables; the compute format where left out."""
+    reduce: Literal["fp32", "bf16", "fp16"] | None = None
+    """Format in which gradients are communicated; that of `gradients` where left out."""
+    recipe: Literal["none", "delayed", "tensorwise", "rowwise", "blockwise", "mxfp8", "nvfp4"] = (
+        "none"
+    )
+    """Linear layers of the blocks in fp8 (`nvfp4`: fp4) while `compute` stays in 16 bits. One scale
+    per tensor from earlier steps (`delayed`) or from the tensor itself (`tensorwise`), per row
+    (torchao), per block of 128 (DeepSeek), of 32 (`mxfp8`), of 16 (`nvfp4`)."""
+    low_precision_parameters: bool = False
+    """Whether weights of the recipe's layers are kept and gathered in its format."""
+    bf16_first_layers: Annotated[int, Ge(0)] = 0
+    """First blocks that the recipe leaves in the compute format."""
+    bf16_last_layers: Annotated[int, Ge(0)] = 0
+    """Last blocks that the recipe leaves in the compute format."""
 
 
 class Workload(Spec):

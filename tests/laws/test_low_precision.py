@@ -1,0 +1,242 @@
+"""Law: a recipe changes the GEMMs' format, and adds the bytes that quantising takes, no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from desim.models.op import Layer
+from desim.models.recipe import recipe_of
+from desim.models.shard import Shard
+from desim.models.transformer import transformer_block
+from desim.plan.build import build_plan
+from desim.spec.policy import Kernels
+from desim.spec.workload import Precision, Transformer
+from tests.jobs import BASE, Played, job, play
+from tests.laws.test_folding import check
+
+MODEL = Transformer(**BASE["workload"]["model"])
+TOKENS = 2 * 512
+#: elements of the inputs, outputs and weights of qkv, projection, up and down
+H, F, QKV = MODEL.hidden, MODEL.ffn, 3 * MODEL.hidden
+INPUTS = TOKENS * (3 * H + F)
+NORMED = TOKENS * 2 * H  # what norms hand to qkv and up
+OUTPUTS = TOKENS * (QKV + F + 2 * H)
+WEIGHTS = H * QKV + H * H + 2 * H * F
+
+
+def block(recipe: str, fusion: str = "te", *, blackwell: bool = False, tensor: int = 1) -> Layer:
+    precision = Precision(recipe=recipe)  # type: ignore[arg-type]
+    kernels = Kernels(fusion=fusion)  # type: ignore[arg-type]
+    shard = Shard(tensor, True, 1, 1, 2, 512, precision, kernels, any_layout=blackwell)
+    return transformer_block(MODEL, shard)
+
+
+def cast_bytes(layer: Layer, *, weights: bool = False) -> float:
+    ops = [
+        op
+        for m in layer.modules
+        for op in (m.weight_casts if weights else (*m.forward, *m.dgrad, *m.wgrad))
+        if op.kind == "cast"
+    ]
+    return sum(op.read_bytes + op.write_bytes for op in ops)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "blackwell", "each", "normed", "weight"),
+    [
+        # cast and transpose in one kernel: 2 + 1 + 1; the norm writes fp8: transpose alone
+        ("delayed", False, 4.0, 2.0, 4.0),
+        ("delayed", True, 3.0, 0.0, 3.0),
+        # the amax reads the tensor once more, but in the norm's kernel
+        ("tensorwise", False, 6.0, 4.0, 6.0),
+        ("tensorwise", True, 5.0, 3.0, 5.0),
+        ("blockwise", False, 4 + 8 / 128, 4 + 8 / 128, 4 + 8 / 128),
+        ("mxfp8", True, 4 + 2 / 32, 4 + 2 / 32, 4 + 2 / 32),
+        # amax, rows, Hadamard columns; weights both at once
+        ("nvfp4", True, 6 + 1 + 2 / 16, 6 + 1 + 2 / 16, 4 + 1 + 2 / 16),
+    ],
+)
+def test_bytes_of_transformer_engine_casts(
+    recipe: str, blackwell: bool, each: float, normed: float, weight: float
+) -> None:
+    layer = block(recipe, blackwell=blackwell)
+    expected = (INPUTS - NORMED + OUTPUTS) * each + NORMED * normed
+    assert cast_bytes(layer) == pytest.approx(expected, rel=1e-12)
+    assert cast_bytes(layer, weights=True) == pytest.approx(WEIGHTS * weight, rel=1e-12)
+
+
+def test_bytes_of_torchao_casts() -> None:
+    """Compiled: input amax 2, cast 3, cast again 3; gradient 2 + 3 + 2; weight as the input."""
+    layer = block("tensorwise", "compile")
+    assert cast_bytes(layer) == pytest.approx(INPUTS * 8 + OUTPUTS * 7 + WEIGHTS * 8)
+    assert cast_bytes(layer, weights=True) == 0
+    # by rows, every one of six copies reads for its scales and again to convert
+    by_row = block("rowwise", "compile")
+    assert cast_bytes(by_row) == pytest.approx((INPUTS + OUTPUTS + WEIGHTS) * 10)
+    assert cast_bytes(block("tensorwise", "eager")) > 3 * cast_bytes(layer)
+
+
+def test_only_linear_layers_are_converted() -> None:
+    for m in block("delayed").modules:
+        for op in (*m.forward, *m.dgrad, *m.wgrad):
+            assert (op.dtype == "fp8") == (op.kind == "gemm")
+    plain = block("none")
+    assert not any(m.quantized for m in plain.modules)
+    assert cast_bytes(plain) == 0
+
+
+def test_saved_inputs_are_one_quantized_copy() -> None:
+    saved = {r: sum(m.saved_bytes for m in block(r).modules) for r in ("none", "delayed")}
+    assert saved["none"] - saved["delayed"] == INPUTS
+    kept = {r: sum(m.saved_bytes for m in block(r, "compile").modules) for r in ("none", "rowwise")}
+    assert kept["none"] == kept["rowwise"]
+
+
+def test_gathered_inputs_travel_quantized() -> None:
+    """One byte where there were two; MXFP8 gathers both copies of the gradient."""
+
+    def sizes(recipe: str, blackwell: bool = False) -> tuple[float, float]:
+        modules = block(recipe, blackwell=blackwell, tensor=2).modules
+        forward = sum(c.size_bytes for m in modules for c in m.pre_forward)
+        return forward, sum(c.size_bytes for m in modules for c in m.pre_backward)
+
+    assert sizes("delayed") == tuple(size / 2 for size in sizes("none"))
+    mxfp8, none = sizes("mxfp8", blackwell=True), sizes("none")
+    assert mxfp8[0] == pytest.approx(none[0] * (1 + 1 / 32) / 2)
+    assert mxfp8[1] == pytest.approx(none[1] * (1 + 1 / 32))
+
+
+WIDE = {
+    **BASE["workload"]["model"],
+    "hidden": 8192,
+    "heads": 64,
+    "kv_heads": 64,
+    "ffn": 32768,
+    "layers": 2,
+}
+
+
+def test_compute_bound_gemms_speed_up_by_their_rates() -> None:
+    """Peak times efficiency of fp8 over that of bf16, for every GEMM of a wide block."""
+    times = {}
+    for recipe in ("none", "delayed"):
+        scenario = job(
+            workload__model=WIDE,
+            workload__sequence_length=8192,
+            workload__precision={"recipe": recipe},
+        )
+        plan = build_plan(scenario)
+        times[recipe] = {
+            op.name: time.compute_s
+            for op, time in zip(plan.context.tables.ops, plan.kernel_times, strict=True)
+            if op.kind == "gemm" and not op.name.startswith("lm_head")
+        }
+    device = scenario.cluster.system.device
+    rate = {
+        d: device.peak_flops_per_s[d] * device.kernels.gemm_efficiency[d] for d in ("bf16", "fp8")
+    }
+    assert len(times["none"]) == 12
+    for name, before in times["none"].items():
+        assert before / times["delayed"][name] == pytest.approx(
+            rate["fp8"] / rate["bf16"], rel=0.01
+        )
+
+
+def weight_casts(played: Played) -> int:
+    spans = played.spans()
+    names = [played.record.names[i] for i in spans.name]
+    return sum(name.endswith("_weight_cast") for name in names)
+
+
+def test_weights_are_quantized_once_a_step() -> None:
+    """Four linear layers in each of four blocks, whatever the number of micro-batches."""
+    for batch in (8, 32):
+        played = play(job(workload__precision={"recipe": "delayed"}, workload__global_batch=batch))
+        assert weight_casts(played) == 16
+    sharded = job(
+        workload__precision={"recipe": "delayed"}, workload__global_batch=32, parallel__zero=3
+    )
+    assert weight_casts(play(sharded)) == 4 * 16
+
+
+def fixed(precision: dict[str, Any]) -> float:
+    memory = play(job(workload__precision=precision)).record.memory[0]
+    return float(memory.by_owner[memory.owners.index("parameters")].max())
+
+
+def test_memory_of_weights() -> None:
+    """Copies on top of 2 B a parameter: 2 B more; primary in fp8: the two copies alone."""
+    quantized = 4 * WEIGHTS
+    plain = fixed({})
+    assert fixed({"recipe": "delayed"}) - plain == quantized * 2
+    assert fixed({"recipe": "delayed", "low_precision_parameters": True}) == plain
+    assert fixed({"recipe": "delayed", "bf16_first_layers": 1, "bf16_last_layers": 2}) == (
+        plain + quantized / 4 * 2
+    )
+
+
+def sizes(name: str, precision: dict[str, Any], **changes: Any) -> float:
+    plan = build_plan(job(workload__precision=precision, **changes))
+    tables, program = plan.context.tables, plan.programs[0]
+    first, last = program.cut_tasks[-2:]
+    rows = np.flatnonzero(program.name[first:last] == tables.name(name)) + first
+    comms = list(tables.comms)
+    return sum(comms[program.comm[row]].size_bytes for row in rows)
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_parameters_are_gathered_in_low_precision(zero: int) -> None:
+    """One byte less for each parameter of a linear layer, and each of its gathers."""
+    fusion = {1: "te", 3: "compile"}[zero]
+    changes = {"parallel__zero": zero, "kernels": {"fusion": fusion}}
+    wide = sizes("param gather", {"recipe": "tensorwise"}, **changes)
+    low = {"recipe": "tensorwise", "low_precision_parameters": True}
+    gathers = 1 if zero == 1 else 2
+    assert wide - sizes("param gather", low, **changes) == 4 * WEIGHTS * gathers
+    assert wide == sizes("param gather", {}, **changes)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_gradients_are_reduced_in_their_own_format(zero: int) -> None:
+    """Half the bytes, and a cast that reads 4 and writes 2 B per gradient."""
+    whole = sizes("grad reduce", {}, parallel__zero=zero)
+    half = {"reduce": "bf16"}
+    assert sizes("grad reduce", half, parallel__zero=zero) == whole / 2
+    plan = build_plan(job(workload__precision=half, parallel__zero=zero))
+    ops = [op for op in plan.context.tables.ops if op.name == "grad_cast"]
+    assert sum(op.read_bytes for op in ops) > 0
+    assert all(op.read_bytes in (op.write_bytes * 2, op.write_bytes / 2) for op in ops)
+    same = build_plan(job(workload__precision={"reduce": "fp32"}, parallel__zero=zero))
+    assert not any(op.name == "grad_cast" for op in same.context.tables.ops)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fusion", "zero", "parallel"),
+    [
+        ("delayed", "te", 1, {"tensor": 2, "pipeline": 2}),
+        ("tensorwise", "te", 2, {"tensor": 2}),
+        ("tensorwise", "compile", 3, {}),
+        ("delayed", "te", 3, {"tensor": 4}),
+    ],
+)
+def test_folded_is_unfolded(recipe: str, fusion: str, zero: int, parallel: dict[str, int]) -> None:
+    precision = {"recipe": recipe, "low_precision_parameters": True, "reduce": "bf16"}
+    check(
+        job(
+            workload__precision=precision,
+            parallel={**parallel, "zero": zero},
+            kernels={"fusion": fusion},
+        )
+    )
+
+
+def test_software_of_a_recipe() -> None:
+    """Delayed, block-wise and NVFP4 scales are Transformer Engine's under any fusion level."""
+    for name, engine in (("delayed", True), ("tensorwise", False), ("nvfp4", True)):
+        precision = Precision(recipe=name)  # type: ignore[arg-type]
+        recipe = recipe_of(precision, "eager", any_layout=True)
+        assert recipe is not None
+        assert recipe.engine is engine
