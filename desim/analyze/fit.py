@@ -39,6 +39,7 @@ def _changes(scenario: Scenario) -> Iterator[list[str]]:
     parallel, workload = scenario.parallel, scenario.workload
     if workload.model.family == "transformer":
         yield ["policies.recompute=selective"]
+        yield ["policies.recompute=per_op"]
         yield ["policies.recompute=full"]
     if workload.micro_batch % 2 == 0:
         yield [f"workload.micro_batch={workload.micro_batch // 2}"]

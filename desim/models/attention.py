@@ -15,8 +15,8 @@ from desim.models import passes
 from desim.models.context import CONTEXT_CORES, gathered_comms
 from desim.models.elementwise import dropout_ops, elementwise_op, pass_ops, rotary
 from desim.models.fused_attention import Rectangle
-from desim.models.linear import column_linear, gemm, row_linear
-from desim.models.op import Module, Op
+from desim.models.linear import column_linear, gemm, partly_replayed, row_linear
+from desim.models.op import CORE_ATTENTION, Module, Op
 
 if TYPE_CHECKING:
     from desim.models.shard import Shard
@@ -29,7 +29,11 @@ def heads_of(model: Transformer, shard: Shard) -> tuple[int, int]:
 
 
 def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
-    """Return the modules of a block's attention, without norm and residual."""
+    """Return the modules of a block's attention, without norm and residual.
+
+    Per-op recomputation keeps every second matrix product, the first and third of Q, K and V among
+    them, and the result of fused attention (torchtitan's `selective: op`).
+    """
     heads, kv_heads = heads_of(model, shard)
     packed = (heads + 2 * kv_heads) * model.head_dim
     qkv = column_linear(
@@ -40,6 +44,10 @@ def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
         bias=model.bias,
         kept_bytes=shard.tokens * packed * shard.element_bytes,
         normed=True,
+    )
+    width = model.head_dim
+    qkv = partly_replayed(
+        qkv, shard, model.hidden, kept=(heads + kv_heads) * width, again=kv_heads * width
     )
     turned = (rotary(model, shard, heads, kv_heads),) if model.position == "rope" else ()
     core = _unfused_core if shard.kernels.attention == "unfused" else _fused_core
@@ -82,7 +90,7 @@ def _unfused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
         forward=pass_ops("softmax", "softmax", shard, elements, chain.forward),
         dgrad=pass_ops("softmax", "softmax", shard, elements, chain.dgrad),
         saved_bytes=elements * shard.element_bytes,
-        recomputable=True,
+        recompute=CORE_ATTENTION,
     )
     if not model.dropout:
         return (scores, softmax, context)
@@ -91,7 +99,7 @@ def _unfused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
         forward=dropout_ops("attention_dropout", shard, elements, backward=False),
         dgrad=dropout_ops("attention_dropout", shard, elements, backward=True),
         saved_bytes=elements * (1 + shard.element_bytes),  # mask, and output for the next GEMM
-        recomputable=True,
+        recompute=CORE_ATTENTION,
     )
     return (scores, softmax, dropout, context)
 
@@ -112,7 +120,7 @@ def _score_module(model: Transformer, shard: Shard) -> Module:
             *repeat_back,
         ),
         saved_bytes=extra,
-        recomputable=True,
+        recompute=CORE_ATTENTION,
         pre_forward=gather,
         pre_backward=gather,
         post_dgrad=scatter,
@@ -131,7 +139,7 @@ def _weighted_sum_module(model: Transformer, shard: Shard) -> Module:
             gemm("weighted_sum_dp", shard, (queries, keys, dim, batch), "dgrad", useful=useful),
             gemm("weighted_sum_dv", shard, (keys, dim, queries, batch), "wgrad", useful=useful),
         ),
-        recomputable=True,
+        recompute=CORE_ATTENTION,
     )
 
 

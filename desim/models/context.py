@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
 from desim.models.fused_attention import Rectangle, fused_ops
-from desim.models.op import Comm, Module, Op, Step
+from desim.models.op import CORE_ATTENTION, Comm, Module, Op, Step
 
 if TYPE_CHECKING:
     from desim.models.shard import Shard
@@ -42,7 +42,9 @@ def gathered_core(work: Rectangle, shard: Shard) -> tuple[Module, ...]:
         forward=(forward,),
         dgrad=(backward,),
         saved_bytes=work.lse_bytes,
-        recomputable=True,
+        replay=(),
+        replay_saved_bytes=work.lse_bytes + work.query_elements * shard.element_bytes,
+        recompute=CORE_ATTENTION,
         pre_forward=gather,
         pre_backward=gather,
         post_dgrad=scatter,
@@ -82,7 +84,9 @@ def ring_core(work: Rectangle, shard: Shard) -> tuple[Module, ...]:
         forward_steps=tuple(steps),
         dgrad_steps=tuple(back),
         saved_bytes=work.lse_bytes + kv_bytes,
-        recomputable=True,
+        replay=(),
+        replay_saved_bytes=work.lse_bytes + kv_bytes + work.query_elements * shard.element_bytes,
+        recompute=CORE_ATTENTION,
     )
     return (core,)
 
@@ -115,8 +119,12 @@ def exchanged_core(work: Rectangle, shard: Shard) -> tuple[Module, ...]:
     Q, K and V go to the ranks of their heads, the output comes back; backward its gradient goes and
     theirs come back: four all-to-alls each way. Each tensor is laid out by destination before it is
     sent and put in the order of the sequence after (Transformer Engine's
-    `flash_attn_a2a_communicate`).
+    `flash_attn_a2a_communicate`). The backward kernel needs the output as it was before it came
+    back: it is saved beside what the projection saves, except before Transformer Engine 2.8, which
+    sends the output there once more.
     """
+    again = shard.kernels.fusion == "te" and not shard.kernels.te_at_least(2, 8)
+    kept_bytes = 0.0 if again else work.query_elements * shard.element_bytes
     count = shard.context
     heads = work._replace(
         heads=work.heads // count, kv_heads=work.kv_heads // count, queries=work.keys
@@ -134,7 +142,7 @@ def exchanged_core(work: Rectangle, shard: Shard) -> tuple[Module, ...]:
             "context_scatter",
             forward=laid,
             dgrad=laid,
-            recomputable=True,
+            recompute=CORE_ATTENTION,
             post_forward=there,
             pre_backward=back,
         ),
@@ -142,16 +150,20 @@ def exchanged_core(work: Rectangle, shard: Shard) -> tuple[Module, ...]:
             "attention",
             forward=(*sorted_in, forward, laid_out),
             dgrad=(sorted_out, backward, *sorted_in),
-            saved_bytes=heads.lse_bytes,
-            recomputable=True,
+            saved_bytes=heads.lse_bytes + kept_bytes,
+            replay=(),
+            replay_saved_bytes=heads.lse_bytes + kept_bytes,
+            recompute=CORE_ATTENTION,
         ),
         Module(
             "context_gather",
             forward=(sorted_out,),
             dgrad=(laid_out,),
-            recomputable=True,
+            recompute=CORE_ATTENTION,
             pre_forward=(_exchange("o", output, shard),),
-            post_dgrad=(_exchange("do", output, shard),),
+            post_dgrad=tuple(
+                _exchange(name, output, shard) for name in (("do", "o") if again else ("do",))
+            ),
         ),
     )
 

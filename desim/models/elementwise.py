@@ -77,6 +77,8 @@ def norm(name: str, model: Transformer, shard: Shard, *, before_linear: bool = F
         wgrad=pass_ops(name, "norm", shard, elements, chain.wgrad),
         parameters=model.hidden * (2 if model.norm == "layer" else 1),
         saved_bytes=elements * saved,
+        saved_input_bytes=elements * shard.element_bytes,
+        recompute=("norm",),
     )
 
 
@@ -116,6 +118,8 @@ def activation(model: Transformer, shard: Shard) -> Module:
         forward=pass_ops("activation", "activation", shard, elements, chain.forward),
         dgrad=pass_ops("activation", "activation", shard, elements, chain.dgrad),
         saved_bytes=elements * saved * shard.element_bytes,
+        saved_input_bytes=elements * (2 if model.gated else 1) * shard.element_bytes,
+        recompute=("activation",),
     )
 
 

@@ -6,6 +6,7 @@ padding takes memory and time; it is no part of the published parameter count.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.models import passes
@@ -69,6 +70,7 @@ def _lookup(model: Transformer, shard: Shard) -> Module:
         ),
         parameters=weights,
         saved_bytes=shard.tokens * _TOKEN_BYTES,
+        weight_gradient_bytes=weights * width,
         post_forward=reduce,
         pre_backward=gather,
     )
@@ -102,11 +104,13 @@ def head_layer(model: Transformer, shard: Shard) -> Layer:
     """
     columns = shard.padded_vocab(model.vocab) // shard.tensor
     owns = not model.tied_embeddings or shard.pipeline > 1
-    modules = (
-        norm("final_norm", model, shard),
-        column_linear("lm_head", shard.plain, model.hidden, columns, bias=False, owns_weight=owns),
-        _cross_entropy(shard, columns),
-    )
+    plain = shard.plain
+    head = column_linear("lm_head", plain, model.hidden, columns, bias=False, owns_weight=owns)
+    if shard.kernels.fusion == "te":
+        # Megatron-LM's own layer, which makes its placeholder gradient anew each time.
+        size = columns * model.hidden * shard.element_bytes
+        head = replace(head, weight_gradient_bytes=size)
+    modules = (norm("final_norm", model, shard), head, _cross_entropy(shard, columns))
     size = shard.split_tokens * model.hidden * shard.element_bytes
     return Layer("head", modules, input_bytes=size)
 
@@ -116,11 +120,19 @@ def _cross_entropy(shard: Shard, columns: int) -> Module:
 
     The unfused chain keeps the softmax in fp32 (4 B per logit, Korthikanti et al. 2022, section
     4.3), the fused kernel writes the gradient over the logits (their width), a compiled chain
-    keeps the logits.
+    keeps the logits. Beside what is saved there are: while Megatron-LM's chain converts, the
+    logits, and then their gradient; in eager PyTorch the logits and their fp32 copy, and then the
+    gradients of the log-softmax and of its input in fp32.
     """
     elements = float(shard.tokens * columns)
     chain = passes.CROSS_ENTROPY[shard.kernels.fusion]
-    saved = shard.element_bytes if shard.kernels.fusion in ("te", "compile") else 4.0
+    width = shard.element_bytes
+    saved, forward, backward = {
+        "te": (width, 0.0, 0.0),
+        "compile": (width, 0.0, width),
+        "apex": (4.0, width, width),
+        "eager": (4.0, width + 4.0, 8.0),
+    }[shard.kernels.fusion]
     reduce: tuple[Comm, ...] = ()
     if shard.tensor > 1:
         reduce = tuple(
@@ -132,5 +144,7 @@ def _cross_entropy(shard: Shard, columns: int) -> Module:
         forward=pass_ops("cross_entropy", "cross_entropy", shard, elements, chain.forward),
         dgrad=pass_ops("cross_entropy", "cross_entropy", shard, elements, chain.dgrad),
         saved_bytes=elements * saved,
+        forward_bytes=elements * forward,
+        backward_bytes=elements * backward,
         post_forward=reduce,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
@@ -149,12 +150,14 @@ def column_linear(
     """
     tokens = shard.tokens
     whole = tokens * inputs * shard.element_bytes
+    live = tokens * outputs * shard.element_bytes + whole
     gather: tuple[Comm, ...] = ()
     reduce: tuple[Comm, ...] = ()
     if shard.sequence_parallel:
         size = tokens * inputs * gathered_bytes(shard, "input")
         gather = (Comm("tp", "all_gather", size, f"{name}_input"),)
         reduce = (Comm("tp", "reduce_scatter", whole, f"{name}_dx"),)
+        live += size + whole / shard.tensor  # the input gathered again, its gradient reduced
     elif shard.tensor > 1:
         reduce = (Comm("tp", "all_reduce", whole, f"{name}_dx"),)
     return Module(
@@ -169,6 +172,9 @@ def column_linear(
         ),
         parameters=(inputs * outputs + (outputs if bias else 0)) if owns_weight else 0,
         saved_bytes=shard.split_tokens * inputs * saved_width(shard) + kept_bytes,
+        saved_input_bytes=shard.split_tokens * inputs * saved_width(shard),
+        backward_bytes=live,
+        weight_gradient_bytes=weight_gradient_bytes(shard, inputs * outputs),
         pre_forward=(*amax_reduction(name, shard), *gather),
         pre_wgrad=gather,
         post_dgrad=reduce,
@@ -204,8 +210,33 @@ def row_linear(name: str, shard: Shard, inputs: int, outputs: int, *, bias: bool
         ),
         parameters=inputs * outputs + (outputs if bias else 0),
         saved_bytes=tokens * inputs * saved_width(shard),
+        saved_input_bytes=tokens * inputs * saved_width(shard),
+        weight_gradient_bytes=weight_gradient_bytes(shard, inputs * outputs),
         post_forward=reduce,
         pre_backward=(*amax_reduction(f"{name}_dy", shard), *gather),
         weight_casts=weight_cast_ops(name, shard, inputs * outputs),
         quantized=inputs * outputs if shard.recipe else 0,
     )
+
+
+def weight_gradient_bytes(shard: Shard, parameters: int) -> float:
+    """Return what a weight's gradient takes beside the main gradient while it is computed.
+
+    Autograd wants a gradient per weight. Where the GEMM adds to the main gradient itself, Transformer
+    Engine hands over an uninitialised tensor; since 2.3 it keeps one per weight shape
+    (`plan.ledger`). apex's fusion hands over none; elsewhere it is the GEMM's result.
+    """
+    fusion = shard.kernels.fusion
+    if fusion == "apex" or (fusion == "te" and shard.kernels.te_at_least(2, 3)):
+        return 0.0
+    return parameters * shard.element_bytes
+
+
+def partly_replayed(module: Module, shard: Shard, inputs: int, kept: int, again: int) -> Module:
+    """Return `module` with `kept` columns of its result kept by per-op recomputation.
+
+    `again` columns are computed again, in a matrix product of `inputs` inner terms.
+    """
+    product = (gemm(module.name, shard, (shard.tokens, again, inputs)),) if again else ()
+    kept_bytes = shard.tokens * kept * shard.element_bytes
+    return replace(module, replay=product, replay_saved_bytes=kept_bytes)

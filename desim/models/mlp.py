@@ -7,10 +7,11 @@ al. 2022 (arXiv:2205.05198, section 4), to which dropout adds its mask.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.models.elementwise import activation
-from desim.models.linear import column_linear, row_linear
+from desim.models.linear import column_linear, partly_replayed, row_linear
 
 if TYPE_CHECKING:
     from desim.models.op import Module
@@ -19,10 +20,18 @@ if TYPE_CHECKING:
 
 
 def mlp_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
-    """Return the modules of a block's MLP, without norm and residual."""
+    """Return the modules of a block's MLP, without norm and residual.
+
+    Its matrix products are the fifth and later ones of the block, of which per-op recomputation
+    keeps every second: gate and down, or without a gate up.
+    """
     width = model.ffn // shard.tensor
     name = "gate_up" if model.gated else "up"
     outputs = 2 * width if model.gated else width
     up = column_linear(name, shard, model.hidden, outputs, bias=model.bias, normed=True)
     down = row_linear("down", shard, width, model.hidden, bias=model.bias)
-    return (up, activation(model, shard), down)
+    up = partly_replayed(up, shard, model.hidden, width, width if model.gated else 0)
+    if model.gated:
+        down = partly_replayed(down, shard, width, model.hidden, 0)
+    mlp = (up, activation(model, shard), down)
+    return tuple(replace(module, recompute=(*module.recompute, "mlp")) for module in mlp)

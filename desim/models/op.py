@@ -24,6 +24,9 @@ OpKind = Literal[
     "copy",
 ]
 
+#: What a module of core attention is called in `policies.recompute_modules`.
+CORE_ATTENTION = ("core_attention",)
+
 
 @dataclass(frozen=True, slots=True)
 class Op:
@@ -81,12 +84,17 @@ class Module:
     `pre_backward` (the output's gradient is gathered), then `dgrad` with `pre_wgrad` (the input is
     gathered again) possibly beside it, then `wgrad` with `post_dgrad` (the input's gradient is
     reduced) possibly beside it. `saved_bytes` are kept from the forward to the backward pass,
-    `parameters` are this rank's. `recomputable` says that selective recompute drops what the
-    module saves and runs its forward kernels again before its backward ones. `forward_steps` and
-    `dgrad_steps`, where there are any, hold the kernels of `forward` and `dgrad` with what is
-    communicated between them. `weight_casts` run before `forward` where the weights are new: in the
-    first micro-batch of a step, or in every one under FSDP. `quantized` of the `parameters` have
-    copies in low precision.
+    `parameters` are this rank's. `forward_steps` and `dgrad_steps`, where there are any, hold the
+    kernels of `forward` and `dgrad` with what is communicated between them. `weight_casts` run
+    before `forward` where the weights are new: in the first micro-batch of a step, or in every one
+    under FSDP. `quantized` of the `parameters` have copies in low precision.
+
+    `saved_bytes` are made of `saved_input_bytes`, which are the result of the module before it, and
+    of what only this module makes. `recompute` are the entries of `policies.recompute_modules` that
+    run the module again. Per-op recomputation runs `replay` again (`None`: all forward kernels) and
+    keeps `replay_saved_bytes` of the results. `forward_bytes` and `backward_bytes` are taken while
+    the kernels run beside what is saved; where they are `None`, `models.live` derives them.
+    `weight_gradient_bytes` are taken in the backward pass by a gradient on its way to the main one.
     """
 
     name: str
@@ -95,7 +103,13 @@ class Module:
     wgrad: tuple[Op, ...] = ()
     parameters: int = 0
     saved_bytes: float = 0.0
-    recomputable: bool = False
+    saved_input_bytes: float = 0.0
+    recompute: tuple[str, ...] = ()
+    replay: tuple[Op, ...] | None = None
+    replay_saved_bytes: float = 0.0
+    forward_bytes: float | None = None
+    backward_bytes: float | None = None
+    weight_gradient_bytes: float = 0.0
     pre_forward: tuple[Comm, ...] = ()
     post_forward: tuple[Comm, ...] = ()
     pre_backward: tuple[Comm, ...] = ()
@@ -111,7 +125,7 @@ class Module:
 class Layer:
     """A layer on one rank: `kind` is `embedding`, `block`, `head`, `tables`, `mlp`, ...
 
-    `input_bytes` is what full recompute keeps: the layer's input on this rank.
+    `input_bytes` is the layer's input on this rank, and the gradient of its result.
     """
 
     kind: str

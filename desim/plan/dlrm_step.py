@@ -52,7 +52,7 @@ def _step(context: Context, chunk: Chunk) -> Template:
     """Forward and backward of one micro-batch."""
     tables = context.layers[0].modules[0]
     policies = context.scenario.policies
-    policy = PassPolicy(policies.overlap.tensor, "none")
+    policy = PassPolicy(policies.overlap.tensor)
     beside = policies.overlap.tensor != "none"
     hooks = _hooks(context, chunk)
     emit = context.emitter()

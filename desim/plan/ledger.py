@@ -83,10 +83,42 @@ def fixed_bytes(context: Context, layers: tuple[Layer, ...]) -> dict[str, float]
         copies = kept_parameter_bytes(precision, context.recipe) - each["parameters"]
         held["parameters"] += quantized * copies
     model = scenario.workload.model
+    if model.family == "transformer":
+        held["library buffers"] = _library_bytes(context, layers)
     if tables and model.family == "dlrm":
         width = table_bytes_per_parameter(precision, model.embedding_dim)
         held["embedding tables"] = sum(layer.parameters for layer in tables) * width
     return held
+
+
+def _library_bytes(context: Context, layers: tuple[Layer, ...]) -> float:
+    """Bytes that libraries keep from the first use on.
+
+    cuBLAS has a workspace for PyTorch's GEMMs and another for Transformer Engine's. Since version
+    2.3 Transformer Engine keeps one placeholder gradient per shape of its weights, which autograd
+    is given instead of the gradient that the GEMM added to the main gradients.
+    """
+    kernels = context.scenario.kernels
+    workspace = context.scenario.cluster.system.device.workspace_bytes
+    if kernels.fusion != "te":
+        return workspace
+    shapes = set()
+    if kernels.te_at_least(2, 3) and context.scenario.parallel.zero < 3:
+        blocks = {id(layer): layer for layer in layers if layer.kind == "block"}
+        shapes = {shape for layer in blocks.values() for shape in _weight_shapes(layer)}
+    placeholder = sum(m * n for m, n in shapes) * context.parameter_bytes
+    return 2 * workspace + placeholder
+
+
+def _weight_shapes(layer: Layer) -> set[tuple[int, int]]:
+    """Shapes of the weights whose gradients are added to main gradients."""
+    return {
+        (op.shape[0], op.shape[1])
+        for module in layer.modules
+        if module.parameters
+        for op in module.wgrad
+        if op.kind == "gemm" and op.variant == "wgrad"
+    }
 
 
 def timed(ledger: Ledger, starts_ps: NDArray[np.int64], peak_name: str) -> Memory:

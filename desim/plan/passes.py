@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
+
+from desim.models.live import backward_live_bytes, forward_live_bytes
+from desim.plan.recompute import Keeping, Recompute, keeping, recomputed_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from desim.models.op import Comm, Layer, Module, Op, Step
+    from desim.models.op import Comm, Module, Op, Step
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
 
@@ -36,10 +39,14 @@ class Hooks:
 
 @dataclass(frozen=True, slots=True)
 class PassPolicy:
-    """The policies that shape one pass."""
+    """The policies that shape one pass.
+
+    `sharded`: gradients of weights belong to their sharding unit and take no memory of their own.
+    """
 
     tensor: Literal["none", "megatron"]
-    recompute: Literal["none", "selective", "full"]
+    recompute: Recompute = Recompute()
+    sharded: bool = False
 
 
 def forward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
@@ -62,14 +69,11 @@ def forward_layer(
     emit.layer, layer = chunk[position]
     for hook in hooks:
         hook.before_layer(emit, "forward", position)
-    full = _recomputed(layer, policy)
-    if full:
-        emit.memory("activations", layer.input_bytes)
+    kept = _keeping(chunk, position, policy).kept_bytes
     for part, module in enumerate(layer.modules):
         for hook in hooks:
             hook.before_forward(emit, position, part)
-        keep = not full and not (policy.recompute == "selective" and module.recomputable)
-        _forward(emit, module, keep=keep)
+        _forward(emit, module, kept[part])
     for hook in hooks:
         hook.after_layer(emit, "forward", position)
 
@@ -77,49 +81,54 @@ def forward_layer(
 def backward_layer(
     emit: Emitter, chunk: Chunk, position: int, policy: PassPolicy, hooks: Sequence[Hooks]
 ) -> None:
-    """Issue the backward pass of the layer at `position`."""
+    """Issue the backward pass of the layer at `position`.
+
+    The gradient of the residual stream is there all the while.
+    """
     emit.phase = "backward"
     emit.layer, layer = chunk[position]
     for hook in hooks:
         hook.before_layer(emit, "backward", position)
-    full = _recomputed(layer, policy)
-    if full:
-        emit.phase = "recompute"
-        for module in layer.modules:
-            _forward(emit, module, keep=True)
-    selective = policy.recompute == "selective" and not full
+    keep = _keeping(chunk, position, policy)
+    stream = layer.input_bytes if layer.kind == "block" else 0.0
+    emit.memory("workspace", stream)
     for part in reversed(range(len(layer.modules))):
-        module = layer.modules[part]
-        if selective:
-            emit.phase = "recompute"
-            for again in _recomputed_before(layer, part):
-                _forward(emit, again, keep=True)
+        emit.phase = "recompute"
+        for again in keep.again.get(part, ()):
+            _again(emit, layer.modules[again], keep.restored_bytes[again], policy)
         emit.phase = "backward"
-        _backward(emit, module, policy)
+        _backward(emit, layer.modules[part], policy)
         for hook in hooks:
             hook.after_backward(emit, position, part)
-    if full:
-        emit.memory("activations", -layer.input_bytes)
+    emit.memory("workspace", -stream)
     for hook in hooks:
         hook.after_layer(emit, "backward", position)
 
 
-def _recomputed_before(layer: Layer, part: int) -> tuple[Module, ...]:
-    """Modules that selective recompute runs again before the backward pass of module `part`.
+def _keeping(chunk: Chunk, position: int, policy: PassPolicy) -> Keeping:
+    layer = chunk[position][1]
+    if policy.recompute.kind != "none":
+        layers = [held for _, held in chunk]
+        if position in recomputed_positions(layers, policy.recompute):
+            return keeping(layer, policy.recompute)
+    return keeping(layer, Recompute())
 
-    A run of recomputable modules (core attention) is recomputed as a whole before the backward pass
-    of its last one, which needs what the others compute.
+
+def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPolicy) -> None:
+    """Run a module's forward pass again.
+
+    Per-op recomputation runs a part of the kernels and keeps what was reduced.
     """
-    modules = layer.modules
-    last = part + 1 == len(modules) or not modules[part + 1].recomputable
-    first = part
-    while last and first >= 0 and modules[first].recomputable:
-        first -= 1
-    return modules[first + 1 : part + 1]
-
-
-def _recomputed(layer: Layer, policy: PassPolicy) -> bool:
-    return policy.recompute == "full" and layer.kind == "block"
+    if policy.recompute.kind == "per_op":
+        if module.replay is not None:
+            module = replace(module, forward=module.replay, forward_steps=())
+        if not module.forward:
+            emit.memory("activations", restored_bytes)
+            return
+        reduced = ("reduce_scatter", "all_reduce")
+        post = tuple(comm for comm in module.post_forward if comm.collective not in reduced)
+        module = replace(module, post_forward=post)
+    _forward(emit, module, restored_bytes)
 
 
 def exposed(emit: Emitter, comms: Iterable[Comm]) -> None:
@@ -147,26 +156,21 @@ def _run(emit: Emitter, ops: tuple[Op, ...], steps: tuple[Step, ...]) -> None:
         emit.wait(*marks)
 
 
-def _transient(module: Module) -> float:
-    """Device memory that a module's largest result takes while it runs (saved or handed on)."""
-    return max((op.write_bytes for op in module.forward), default=0.0)
-
-
-def _forward(emit: Emitter, module: Module, *, keep: bool) -> None:
+def _forward(emit: Emitter, module: Module, kept_bytes: float) -> None:
     exposed(emit, module.pre_forward)
-    transient = _transient(module)
-    emit.memory("workspace", transient)
+    live = forward_live_bytes(module)
+    emit.memory("workspace", live)
     _run(emit, module.forward, module.forward_steps)
-    if keep:
-        emit.memory("activations", module.saved_bytes)
-    emit.memory("workspace", -transient)
+    emit.memory("activations", kept_bytes)
+    emit.memory("workspace", -live)
     exposed(emit, module.post_forward)
 
 
 def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:
     exposed(emit, module.pre_backward)
-    transient = _transient(module)
-    emit.memory("workspace", transient)
+    live = backward_live_bytes(module)
+    live += 0.0 if policy.sharded else module.weight_gradient_bytes
+    emit.memory("workspace", live)
     if policy.tensor == "megatron":
         gathered = _beside(emit, module.pre_wgrad)
         _run(emit, module.dgrad, module.dgrad_steps)
@@ -179,5 +183,5 @@ def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:
         exposed(emit, module.post_dgrad)
         exposed(emit, module.pre_wgrad)
         emit.kernels(module.wgrad)
-    emit.memory("workspace", -transient)
+    emit.memory("workspace", -live)
     emit.memory("activations", -module.saved_bytes)

@@ -12,6 +12,7 @@ from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
 from desim.plan.pipeline import Messages
 from desim.plan.program import Program, ProgramBuilder
+from desim.plan.recompute import Recompute
 from desim.plan.schedules import SCHEDULES
 from desim.plan.schedules.passes import Pass
 from desim.plan.stages import Chunk, split_layers
@@ -55,7 +56,12 @@ class StageStep:
         self._policies = scenario.policies
         self._zero = scenario.parallel.zero
         self._stages = scenario.parallel.pipeline
-        self._policy = PassPolicy(self._policies.overlap.tensor, self._policies.recompute)
+        recompute = Recompute(
+            self._policies.recompute,
+            self._policies.recompute_modules,
+            self._policies.recompute_layers,
+        )
+        self._policy = PassPolicy(self._policies.overlap.tensor, recompute, self._zero == 3)
         self._ends = StepEnds(context, stage, chunks)
         self._last_micro_batch = context.micro_batches - 1
 

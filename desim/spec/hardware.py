@@ -83,6 +83,10 @@ class Device(Spec):
     """NVLink bandwidth of one device in one direction; 0 for a device without NVLink."""
     pcie_bytes_per_s: BytesPerSecond = Field(alias="pcie")
     """Bandwidth between host and device in one direction."""
+    workspace_bytes: Bytes = Field(alias="workspace", default=32.0 * 2**20)
+    """Workspace of cuBLAS: 32 MiB on Hopper and later, 8 MiB before (cuBLAS documentation)."""
+    context_bytes: Bytes = Field(alias="context", default=0.5 * 2**30)
+    """Memory that the driver's context and loaded kernels take of a process's device."""
     kernels: DeviceKernels
     """What kernels reach."""
     communication: DeviceCommunication

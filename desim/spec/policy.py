@@ -60,13 +60,29 @@ class Collectives(Spec):
         return {} if value == "auto" else value
 
 
+RecomputeModule = Literal[
+    "core_attention", "norm", "activation", "mlp", "expert_activation", "experts", "mla_up"
+]
+
+
 class Policies(Spec):
     """Choices that change when and how work is done, never what is computed."""
 
     schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
     """Order of micro-batch passes on each stage."""
-    recompute: Literal["none", "selective", "full"] = "none"
-    """`selective`: core attention is recomputed in the backward pass; `full`: every layer."""
+    recompute: Literal["none", "selective", "per_op", "full"] = "none"
+    """What the backward pass computes again: `selective`: the parts of each block that
+    `recompute_modules` names; `per_op`: all but attention, every second matrix product and
+    reduce-scatters (torchtitan's `selective: op`); `full`: every block from its input."""
+    recompute_modules: tuple[RecomputeModule, ...] = Field(
+        default=("core_attention",), strict=False, min_length=1
+    )
+    """Parts of a block that `recompute: selective` computes again (Megatron-LM
+    `--recompute-modules`); `activation` and `norm` discard their result, `mlp`, `experts` and
+    `core_attention` keep their input."""
+    recompute_layers: Annotated[int, Ge(1)] | None = None
+    """Blocks of each stage (of each virtual stage) that recompute, the first ones; all where left
+    out (Megatron-LM `--recompute-method block --recompute-num-layers`)."""
     overlap: Overlap = Overlap()
     """What communication may run beside compute."""
     context: ContextExchange = "all_gather"
@@ -95,7 +111,14 @@ class Kernels(Spec):
     """Attention kernels; `unfused` keeps the scores in memory."""
     fusion: Literal["eager", "apex", "compile", "te"] = "te"
     """What fuses elementwise kernels: nothing, apex, torch.compile, or Transformer Engine."""
+    te_version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")] = "2.11"
+    """Version of Transformer Engine, in quotes; it decides which buffers `fusion: te` keeps."""
     cuda_graphs: bool = False
     """Whether a pass is launched as one graph."""
     launch_s: Seconds | None = Field(alias="launch", default=None)
     """Host time to launch one kernel; the stack's constant where left out."""
+
+    def te_at_least(self, major: int, minor: int) -> bool:
+        """Whether Transformer Engine is of this version or later."""
+        found = [int(part) for part in self.te_version.split(".")[:2]]
+        return found >= [major, minor]

@@ -41,7 +41,7 @@ def saved(block: Layer, recomputable: bool | None = None) -> float:
     return sum(
         module.saved_bytes
         for module in block.modules
-        if recomputable is None or module.recomputable is recomputable
+        if recomputable is None or ("core_attention" in module.recompute) is recomputable
     )
 
 

@@ -25,6 +25,15 @@ JOBS: dict[str, dict[str, Any]] = {
         "parallel": {"pipeline": 2, "virtual_stages": 2},
         "policies": {"schedule": "interleaved", "recompute": "full"},
     },
+    "per op": {"parallel": {"tensor": 2, "pipeline": 2}, "policies": {"recompute": "per_op"}},
+    "modules of some layers": {
+        "parallel": {"tensor": 2, "pipeline": 2},
+        "policies": {
+            "recompute": "selective",
+            "recompute_modules": ["norm", "activation", "core_attention"],
+            "recompute_layers": 1,
+        },
+    },
     "replicated": {"parallel": {"zero": 0}},
     "gradients sharded": {"parallel": {"zero": 2}, "workload__global_batch": 16},
     "sharded": {"parallel": {"zero": 3}, "workload__global_batch": 16, "run__steps": 2},
@@ -105,7 +114,8 @@ def test_full_recompute_holds_inputs_and_one_layer() -> None:
         assert {layer.kind for layer in layers[stage]} == {"block"}
         inputs = (4 - stage) * len(layers[stage]) * block.input_bytes
         peak = owner(memory, "activations").max()
-        assert peak == pytest.approx(inputs + saved((block,)), rel=1e-12)
+        # The block's own input is kept by its first norm as well: one tensor.
+        assert peak == pytest.approx(inputs + saved((block,)) - block.input_bytes, rel=1e-12)
 
 
 def test_selective_recompute_drops_what_attention_saves() -> None:
@@ -115,7 +125,7 @@ def test_selective_recompute_drops_what_attention_saves() -> None:
     selective = play(job(**base, policies__recompute="selective"))
     (layers,) = held_layers(plain.plan.context)
     block = layers[1]
-    dropped = sum(m.saved_bytes for m in block.modules if m.recomputable)
+    dropped = sum(m.saved_bytes for m in block.modules if m.recompute == ("core_attention",))
     assert dropped > 0.3 * saved((block,))
     before, after = (owner(p.record.memory[0], "activations").max() for p in (plain, selective))
     assert before == saved(layers)
@@ -152,5 +162,5 @@ def test_what_stays_follows_the_layout() -> None:
         played = play(job(parallel__zero=zero, workload__global_batch=8))
         parameters = sum(layer.parameters for layer in played.plan.context.layers)
         memory = played.record.memory[0]
-        start = memory.by_owner[:, 0].sum()
+        start = memory.by_owner[:, 0].sum() - owner(memory, "library buffers")[0]
         assert start == pytest.approx(each * parameters, rel=1e-9)

@@ -73,17 +73,40 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
     for path, chosen in ignored:
         if chosen:
             yield Finding(path, f"has no effect: {reason}", note=True)
-    if policies.recompute == "selective" and kernels.attention != "unfused":
+    only_core = policies.recompute_modules == ("core_attention",)
+    if policies.recompute == "selective" and only_core and kernels.attention != "unfused":
         text = (
             "selective recomputation repeats core attention, of which a fused backend keeps "
             "nothing large: it takes time and frees next to no memory"
         )
-        hint = "recompute: none is faster, full frees more"
+        hint = "recompute: none is faster, full or recompute_modules: [norm, activation] frees more"
         yield Finding("policies.recompute", text, "selective", hint, note=True)
     if policies.sync == "grad_norm" and not policies.gradient_clipping:
         text = "has no effect without gradient_clipping: no norm is read back"
         hint = "sync: step lets the host wait once a step"
         yield Finding("policies.sync", text, "grad_norm", hint, note=True)
+
+
+def recompute_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
+    """Modules belong to selective recomputation, a number of layers to any."""
+    policies, model = scenario.policies, scenario.workload.model
+    chosen = set(policies.recompute_modules)
+    if policies.recompute != "selective" and chosen != {"core_attention"}:
+        text = f"has no effect under recompute: {policies.recompute}"
+        hint = "recompute: selective uses it"
+        names = ", ".join(policies.recompute_modules)
+        yield Finding("policies.recompute_modules", text, f"[{names}]", hint, note=True)
+    if policies.recompute == "none" and policies.recompute_layers is not None:
+        text = "has no effect under recompute: none"
+        layers = policies.recompute_layers
+        yield Finding("policies.recompute_layers", text, layers, "set recompute: full", note=True)
+    if policies.recompute != "selective" or not isinstance(model, Transformer):
+        return
+    missing = [("mla_up", "mla")] + [(name, "moe") for name in ("experts", "expert_activation")]
+    for name, part in missing:
+        if name in chosen and getattr(model, part, None) is None:
+            text = f"has no effect: the model has no {part}"
+            yield Finding("policies.recompute_modules", text, name, note=True)
 
 
 def graphs_can_be_captured(scenario: Scenario) -> Iterator[Finding]:
@@ -190,6 +213,7 @@ RULES = (
     Rule(interleaving_rounds, (*_SCHEDULE, *_BATCH)),
     Rule(virtual_stages_are_used, _SCHEDULE),
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
+    Rule(recompute_choices_are_used, ("policies", "workload.model")),
     Rule(graphs_can_be_captured, ("kernels.cuda_graphs", "parallel.zero", "policies.fsdp")),
     Rule(sharding_fits_pipeline, ("parallel.zero", "parallel.pipeline")),
     Rule(attention_exists, ("kernels.attention", "workload.model", "cluster.system.device")),
