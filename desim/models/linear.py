@@ -222,8 +222,8 @@ def row_linear(name: str, shard: Shard, inputs: int, outputs: int, *, bias: bool
 def weight_gradient_bytes(shard: Shard, parameters: int) -> float:
     """Return what a weight's gradient takes beside the main gradient while it is computed.
 
-    Autograd wants a gradient per weight. Where the GEMM adds to the main gradient itself, Transformer
-    Engine hands over an uninitialised tensor; since 2.3 it keeps one per weight shape
+    Autograd wants a gradient per weight. Where the GEMM adds to the main gradient itself,
+    Transformer Engine hands over an uninitialised tensor; since 2.3 it keeps one per weight shape
     (`plan.ledger`). apex's fusion hands over none; elsewhere it is the GEMM's result.
     """
     fusion = shard.kernels.fusion
