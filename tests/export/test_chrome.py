@@ -180,9 +180,10 @@ def test_counters(traced: tuple[Record, TraceSql]) -> None:
         " c.track_id = k.id join process p using (upid) where k.name = 'memory GiB activations'"
         " group by 1 order by 1"
     )
+    # Samples keep the highs of all owners together, and with them nearly those of each.
     for (_, peak), memory in zip(peaks, record.memory, strict=False):
         row = memory.by_owner[memory.owners.index("activations")]
-        assert peak == pytest.approx(row.max() / 2**30, rel=1e-2)
+        assert peak == pytest.approx(row.max() / 2**30, rel=5e-2)
 
 
 @needs_engine
