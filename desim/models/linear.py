@@ -237,6 +237,12 @@ def partly_replayed(module: Module, shard: Shard, inputs: int, kept: int, again:
 
     `again` columns are computed again, in a matrix product of `inputs` inner terms.
     """
-    product = (gemm(module.name, shard, (shard.tokens, again, inputs)),) if again else ()
+    product: tuple[Op, ...] = ()
+    if again:
+        casts = (op for op in module.forward if op.kind != "gemm")
+        product = (
+            *casts,
+            _product(module.name, shard, (shard.tokens, again, inputs), "forward"),
+        )
     kept_bytes = shard.tokens * kept * shard.element_bytes
     return replace(module, replay=product, replay_saved_bytes=kept_bytes)

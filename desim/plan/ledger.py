@@ -9,6 +9,7 @@ import numpy as np
 
 from desim.models.optimizer import bytes_per_parameter, table_bytes_per_parameter
 from desim.models.recipe import kept_parameter_bytes
+from desim.models.width import element_bytes
 from desim.record import Memory
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def _library_bytes(context: Context, layers: tuple[Layer, ...]) -> float:
     if kernels.te_at_least(2, 3) and context.scenario.parallel.zero < 3:
         blocks = {id(layer): layer for layer in layers if layer.kind == "block"}
         shapes = {shape for layer in blocks.values() for shape in _weight_shapes(layer)}
-    placeholder = sum(m * n for m, n in shapes) * context.parameter_bytes
+    placeholder = sum(m * n for m, n in shapes) * element_bytes(
+        context.scenario.workload.precision.compute
+    )
     return 2 * workspace + placeholder
 
 
