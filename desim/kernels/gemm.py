@@ -7,33 +7,27 @@ quantization"). As cuBLAS does, several tile shapes and cuts of k are tried, the
 
 from __future__ import annotations
 
-from math import ceil
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from desim.kernels.roofline import gemm_efficiency, memory_s, peak_flops_per_s
+import numpy as np
+
+from desim.kernels.roofline import gemm_efficiency, gemm_shape, memory_s, peak_flops_per_s
 from desim.kernels.time import KernelTime
+from desim.spec.hardware import GemmShape
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from desim.models.op import Op
     from desim.spec.hardware import Device
 
 #: Output tiles of the cuBLAS and CUTLASS kernels (the guide's list, down to 64 x 64).
 _TILES = ((256, 128), (128, 256), (256, 64), (64, 256), (128, 128), (128, 64), (64, 128), (64, 64))
 
-#: FLOPs per operand element at which a tile reaches half of its SM's rate. A tile of a x b does
-#: ab multiply-adds on a + b elements per step of k. The guide's tile comparison puts a 64 x 64
-#: tile (32) at about two thirds of 256 x 128 (85): 32/(32+c) over 85/(85+c) is 0.69 for c = 32.
-_HALF_RATE_INTENSITY = 32.0
-
-#: Steps of k that filling the operand pipeline and storing the tile cost: four stages of 32
-#: (CUTLASS default multistage mainloop: 3 to 4 stages of 32 to 64).
-_PIPELINE_K = 128
-
-#: k of the large GEMMs for which devices state their efficiency; it contains the pipeline's cost.
-_REFERENCE_K = 8192
-
 #: Smallest part of k in a split-k kernel; below it the reduction costs more than it brings.
 _SPLIT_K_MIN = 512
+_SPLITS = (1, 2, 4, 8, 16, 32)
 _PARTIAL_BYTES = 4.0  # split-k parts are summed in fp32
 
 #: Bytes to which contiguous dimensions are aligned -> share of the rate (fp16/bf16 elements).
@@ -42,24 +36,78 @@ _PARTIAL_BYTES = 4.0  # split-k parts are summed in fp32
 #: (arXiv:2401.14489: up to 39 % between well and badly chosen shapes).
 _ALIGNMENT = ((128, 1.0), (64, 0.97), (32, 0.94), (16, 0.9), (8, 0.7), (4, 0.6), (0, 0.5))
 
+#: Batched products whose matrices are not aligned to 16 bytes leave the Tensor Cores (cuBLAS
+#: needs the alignment of every matrix of a strided batch for them). The share of the fp32 peak
+#: they then reach is no kernel measurement: BLOOM's sweep (validation/step_time.csv, bigscience,
+#: h 13824, head dimension 108 against 144) loses 40 s a step in four pairs of runs over two
+#: meshes and two micro-batches, which is 10 of the 19.5 TFLOP/s of A100 in the attention products.
+_TENSOR_CORE_ALIGNMENT = 16
+_CUDA_CORE_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class GemmUnit:
+    """What the time of a GEMM depends on besides its sizes.
+
+    `flops_per_s` is the rate of a large aligned GEMM of endless k, `tile` its output tile,
+    `memory_bytes_per_s` what streaming kernels reach.
+    """
+
+    sms: int
+    flops_per_s: float
+    memory_bytes_per_s: float
+    tile: tuple[int, int]
+    shape: GemmShape
+
+
+def gemm_unit(op: Op, device: Device) -> GemmUnit:
+    """Return the unit that runs `op`, at the clock of training and the op's alignment."""
+    rate = peak_flops_per_s(device, op.dtype) * gemm_efficiency(device, op.dtype)
+    rate *= alignment_factor(op)
+    if len(op.shape) > 3 and op.shape[3] > 1 and aligned_bytes(op) < _TENSOR_CORE_ALIGNMENT:
+        rate = min(rate, device.peak_flops_per_s.get("fp32", rate) * _CUDA_CORE_SHARE)
+    if _accumulates(op):
+        rate *= device.kernels.gemm_accumulate
+    memory = device.memory_bytes_per_s * device.kernels.memory_efficiency
+    shape = gemm_shape(device, op.dtype)
+    return GemmUnit(device.sms, rate, memory, device.kernels.gemm_tile, shape)
+
 
 def gemm_time(op: Op, device: Device) -> KernelTime:
     """Return the time of a GEMM alone; its work is that of its shape, whatever counts as FLOPs."""
     m, n, k = op.shape[:3]
     batch = op.shape[3] if len(op.shape) > 3 else 1
-    rate = peak_flops_per_s(device, op.dtype) * gemm_efficiency(device, op.dtype)
-    rate *= alignment_factor(op)
-    cost = min(
-        (_tiled(m, n, k, batch, tile, split, device, rate) for tile, split in _kernels(op, device)),
-        key=lambda parts: max(parts[0], memory_s(device, op.read_bytes + parts[1], op.write_bytes)),
+    sizes = np.array([[m], [n], [k], [batch]], dtype=float)
+    crossing = np.array([[op.read_bytes + op.write_bytes]])
+    compute, extra = (
+        float(part[0]) for part in best_kernel(sizes, crossing, gemm_unit(op, device))
     )
-    compute, extra = cost
     memory = memory_s(device, op.read_bytes + extra, op.write_bytes)
     return KernelTime(compute, memory, device.kernels.floor_s)
 
 
+def best_kernel(
+    sizes: NDArray[np.float64], crossing_bytes: NDArray[np.float64], unit: GemmUnit
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the math time and the added bytes of the fastest kernel of each GEMM.
+
+    `sizes` holds m, n, k and batch in its rows, one GEMM a column; `crossing_bytes` is a column of
+    what each moves at least.
+    """
+    seconds, extra = _kernels(sizes[:, :, None], unit)
+    total = np.maximum(seconds, (crossing_bytes + extra) / unit.memory_bytes_per_s)
+    chosen = (np.arange(sizes.shape[1]), np.argmin(total, axis=1))
+    return seconds[chosen], extra[chosen]
+
+
 def alignment_factor(op: Op) -> float:
-    """Return what the alignment of the operands' contiguous dimensions leaves of the rate.
+    """Return what the alignment of the operands' contiguous dimensions leaves of the rate."""
+    aligned = aligned_bytes(op)
+    return next(share for align, share in _ALIGNMENT if aligned >= align)
+
+
+def aligned_bytes(op: Op) -> int:
+    """Return the power of two, up to 128, to which all contiguous dimensions are aligned, or 0.
 
     With row-major tensors, `forward` runs along k in both operands, `dgrad` along k and n, `wgrad`
     along m and n; the output always along n.
@@ -67,53 +115,52 @@ def alignment_factor(op: Op) -> float:
     m, n, k = op.shape[:3]
     contiguous = (m, n) if op.variant == "wgrad" else (n, k)
     width = {"fp64": 8.0, "fp32": 4.0, "tf32": 4.0, "fp8": 1.0, "fp4": 0.5}.get(op.dtype, 2.0)
-    return min(
-        next(share for align, share in _ALIGNMENT if not align or size * width % align == 0)
-        for size in contiguous
+    return next(
+        align
+        for align, _ in _ALIGNMENT
+        if not align or all(size * width % align == 0 for size in contiguous)
     )
 
 
-def _kernels(op: Op, device: Device) -> list[tuple[tuple[int, int], int]]:
-    """List the tiles no larger than the device's, each with the useful cuts of k."""
-    m, n, k = op.shape[:3]
+def _accumulates(op: Op) -> bool:
+    """Return whether the GEMM adds to an fp32 output."""
     batch = op.shape[3] if len(op.shape) > 3 else 1
-    rows, columns = device.kernels.gemm_tile
-    found = []
-    for tile in {(rows, columns), (columns, rows), *_TILES}:
-        if tile[0] * tile[1] > rows * columns:
-            continue
-        tiles = batch * ceil(m / tile[0]) * ceil(n / tile[1])
-        splits = {1}
-        if tiles < device.sms:
-            most = min(k // _SPLIT_K_MIN, device.sms // tiles)
-            splits |= {s for s in (2, 4, 8, 16, 32, most) if 1 < s <= most}
-        found += [(tile, split) for split in sorted(splits)]
-    return sorted(found)
+    return op.variant == "wgrad" and op.write_bytes >= 4.0 * batch * op.shape[0] * op.shape[1]
 
 
-def _tiled(
-    m: int,
-    n: int,
-    k: int,
-    batch: int,
-    tile: tuple[int, int],
-    split: int,
-    device: Device,
-    rate: float,
-) -> tuple[float, float]:
-    """Return the math time with this tile and cut of k, and the bytes that the cut adds.
+def _kernels(sizes: Any, unit: GemmUnit) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return math time and added bytes by GEMM and kernel: a tile and a cut of k.
 
-    A device's efficiency is stated for its own tile and long k; other tiles are scaled to it.
+    A tile costs its k and a prologue; of the idle part of the last wave, `wave_loss` is lost.
     """
-    rows, columns = tile
-    waves = ceil(batch * ceil(m / rows) * ceil(n / columns) * split / device.sms)
-    share = _tile_share(*tile) / _tile_share(*device.kernels.gemm_tile)
-    steps = (ceil(k / split) + _PIPELINE_K) / (1 + _PIPELINE_K / _REFERENCE_K)
-    per_tile = 2.0 * rows * columns * steps
-    extra = 2 * split * _PARTIAL_BYTES * batch * m * n if split > 1 else 0.0
-    return waves * per_tile * device.sms / (rate * share), extra
+    m, n, k, batch = sizes
+    tiles = _tiles(unit.tile)
+    rows, columns = np.repeat(tiles, len(_SPLITS) + 1, axis=0).T
+    count = batch * np.ceil(m / rows) * np.ceil(n / columns)
+    most = np.minimum(k // _SPLIT_K_MIN, unit.sms // count)
+    split = np.tile(np.array([*_SPLITS, 0.0]), len(tiles))
+    split = np.where(split == 0, np.maximum(most, 1), split)
+    full = count * split / unit.sms
+    waves = np.maximum(full + unit.shape.wave_loss * (np.ceil(full) - full), 1.0)
+    share = _tile_share(rows, columns, unit.shape) / _tile_share(*unit.tile, unit.shape)
+    per_tile = 2.0 * rows * columns * (np.ceil(k / split) + unit.shape.prologue_k)
+    seconds = waves * per_tile * unit.sms / (unit.flops_per_s * share)
+    extra = np.where(split > 1, 2 * split * _PARTIAL_BYTES * batch * m * n, 0.0)
+    return np.where(split > np.maximum(most, 1), np.inf, seconds), extra
 
 
-def _tile_share(rows: int, columns: int) -> float:
+def _tiles(largest: tuple[int, int]) -> NDArray[np.float64]:
+    """List the tiles no larger than the device's, that one first."""
+    area = largest[0] * largest[1]
+    found = {largest: None, largest[::-1]: None}
+    found |= {tile: None for tile in _TILES if tile[0] * tile[1] <= area}
+    return np.array(list(found), dtype=float)
+
+
+def _tile_share(rows: Any, columns: Any, shape: GemmShape) -> Any:
+    """Return the share of an SM's rate that a tile reaches.
+
+    A tile of a x b does ab multiply-adds on a + b elements per step of k.
+    """
     intensity = rows * columns / (rows + columns)
-    return intensity / (intensity + _HALF_RATE_INTENSITY)
+    return intensity / (intensity + shape.half_rate_intensity)

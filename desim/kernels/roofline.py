@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from desim.errors import Mistake, SpecError
+from desim.spec.hardware import GemmShape
 
 if TYPE_CHECKING:
     from desim.spec.hardware import Device, Dtype
@@ -43,6 +44,15 @@ def gemm_efficiency(device: Device, dtype: str) -> float:
         if name in shares:
             return shares[name]
     return min(shares.values())
+
+
+def gemm_shape(device: Device, dtype: str) -> GemmShape:
+    """Return how GEMMs in `dtype`, or in a like format, depend on their sizes."""
+    shapes = device.kernels.gemm_shape
+    for name in (cast("Dtype", dtype), *_ALIKE[dtype]):
+        if name in shapes:
+            return shapes[name]
+    return GemmShape()
 
 
 def memory_s(device: Device, read_bytes: float, write_bytes: float) -> float:

@@ -32,11 +32,32 @@ class AttentionEfficiency(Spec):
     """Of the backward kernel."""
 
 
+class GemmShape(Spec):
+    """How the rate of a GEMM depends on its sizes, besides whole tiles.
+
+    The defaults are those of NVIDIA's Matrix Multiplication Background User's Guide and of
+    CUTLASS; `validation/fit/gemm.py` fits them for the devices of `validation/gemm.csv`.
+    """
+
+    prologue_k: Annotated[float, Ge(0)] = 128.0
+    """Steps of k that filling the operand pipeline and storing the tile cost."""
+    wave_loss: Annotated[float, Ge(0), Field(le=1)] = 1.0
+    """Lost part of the idle time of the last wave; stream-k and clusters win some of it back."""
+    half_rate_intensity: Annotated[float, Ge(0)] = 32.0
+    """FLOPs per operand element at which a tile reaches half of its SM's rate. The guide puts a
+    tile of 64 x 64 (32) at two thirds of 256 x 128 (85): 32/(32+c) over 85/(85+c) is 0.69."""
+
+
 class DeviceKernels(Spec):
     """What kernels on a device reach, as constants of the device."""
 
     gemm_efficiency: dict[Dtype, Share]
-    """Share of the dense peak that a large aligned GEMM sustains under the power cap."""
+    """Share of the dense peak that a large aligned GEMM of endless k sustains in training, under
+    the power cap and with operands that are not in the L2 cache."""
+    gemm_shape: dict[Dtype, GemmShape] = {}
+    """How its rate depends on the sizes; formats left out take those of a like format."""
+    gemm_accumulate: Share = 1.0
+    """Rate of a GEMM that adds to an fp32 output (a weight's gradient) over that of others."""
     memory_efficiency: Share
     """Share of the memory bandwidth that a long streaming kernel reaches."""
     gemm_tile: tuple[PositiveInt, PositiveInt] = Field(strict=False)

@@ -1,0 +1,1 @@
+"""Calibration: constants of a device file from measurements of its kernels."""
