@@ -120,7 +120,7 @@ WIDE = {
 
 
 def test_compute_bound_gemms_speed_up_by_their_rates() -> None:
-    """Peak times efficiency of fp8 over that of bf16, less its longer prologue; waves differ by 2 %."""
+    """Peak times efficiency of fp8 over that of bf16, less its prologue; waves differ by 2 %."""
     times = {}
     for recipe in ("none", "delayed"):
         scenario = job(
