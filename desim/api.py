@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from desim.analyze.fit import savings
 from desim.analyze.memory import overflow_message, stage_peaks
 from desim.analyze.metrics import summarize
-from desim.engine.simulate import simulate
-from desim.plan.build import build_plan
+from desim.engine.simulate import measure_step_ps, simulate
+from desim.plan.build import build_plan, build_programs, make_context
 from desim.plan.limits import require_countable
+from desim.record import PS_PER_S
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
 from desim.spec.scenario import Scenario
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from desim.engine.play import Player
+    from desim.plan.ledger import Ledger
     from desim.record import Record
 
 
@@ -59,6 +61,38 @@ def run(
     if warnings:
         summary["warnings"] = warnings
     return Result(scenario, record, summary, (*notes, *plan.notes))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is compared with measurements: step time, and peak memory of the fullest rank."""
+
+    step_time_s: float | None
+    """None where the scenario was only planned."""
+    allocated_bytes: float
+    reserved_bytes: float | None = None
+    """None: not told from what is allocated."""
+
+
+def predict(scenario: Scenario) -> Prediction:
+    """Return a scenario's step time and peak memory: what `run` finds, at the least cost.
+
+    No record is made, so that spans, links and memory over time cannot be asked for. Raises as
+    `run` does.
+    """
+    plan = build_plan(scenario)
+    require_countable(plan)
+    return Prediction(measure_step_ps(plan) / PS_PER_S, _allocated_bytes(plan.ledgers))
+
+
+def predict_memory(scenario: Scenario) -> Prediction:
+    """Return a scenario's peak memory, which needs no clock. Raises as `run` does."""
+    _, ledgers = build_programs(make_context(scenario))
+    return Prediction(None, _allocated_bytes(ledgers))
+
+
+def _allocated_bytes(ledgers: Sequence[Ledger]) -> float:
+    return max(ledger.peak_bytes for ledger in ledgers)
 
 
 def _undisturbed(scenario: Scenario) -> Record:

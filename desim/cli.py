@@ -27,7 +27,8 @@ _WIDTH = 100
 _USAGE = """\
 python -m desim SCENARIO [options]         play a scenario and write its results
        python -m desim check SCENARIO [options]   validate it; mesh, parameters, memory estimate
-       python -m desim list [KIND]                what scenarios can name"""
+       python -m desim list [KIND]                what scenarios can name
+       python -m desim validate FILE.csv [...]    compare with measurements"""
 _CODES = "exit codes: 0 done, 1 a fault of desim's, 2 a mistake in what was given, 130 interrupted"
 
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: a fault of desim's; 2: a mistake of the user's; 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"check": _check, "list": _list}
+    commands = {"check": _check, "list": _list, "validate": _validate}
     try:
         if given and given[0] in commands:
             return commands[given[0]](given[1:])
@@ -125,6 +126,29 @@ def list_parser() -> argparse.ArgumentParser:
     )
     kinds = ", ".join(LISTS)
     parser.add_argument("kind", nargs="?", choices=LISTS, metavar="KIND", help=f"one of {kinds}")
+    return parser
+
+
+def validate_parser() -> argparse.ArgumentParser:
+    """Options of `validate`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m desim validate",
+        description="Turn rows of measurements into scenarios, play them and print the errors.",
+        epilog=_CODES,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE.csv", help="rows with the columns of validation/step_time.csv")
+    add("--tier", choices=("A", "B"), help="rows of one tier only")
+    add("--only", metavar="GLOB", help="rows whose id matches, such as 'titan-8b-*'")
+    add("--assumptions", metavar="FILE", help="what to assume where rows are silent (default: "
+        "assumptions.yaml beside FILE.csv, else desim's own)")  # fmt: skip
+    add("--jobs", metavar="N", type=int, help="processes (default: all cores)")
+    add("--json", metavar="OUT", help="write the errors as JSON")
+    add("--table", metavar="OUT.csv", help="write a line for every row")
+    add("--write-scenarios", metavar="DIR", help="write a runnable scenario for every row")
+    add("--report", metavar="OUT.md", help="write the page of accuracy")
+    add("--quiet", action="store_true", help="print nothing but mistakes")
     return parser
 
 
@@ -231,4 +255,18 @@ def _list(given: Sequence[str]) -> int:
     from desim.report.listing import listing
 
     print(listing([options.kind] if options.kind else LISTS))
+    return OK
+
+
+def _validate(given: Sequence[str]) -> int:
+    options = validate_parser().parse_args(given)
+    from desim.validate.command import validate
+
+    show = sys.stderr.isatty() and not options.quiet
+    try:
+        text = validate(vars(options), show=show, command=["validate", *given])
+    except OSError as error:
+        return _cannot_write(error)
+    if not options.quiet:
+        print(text, end="")
     return OK

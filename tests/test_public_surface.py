@@ -63,6 +63,10 @@ def test_options_of_the_command_line() -> None:
     }  # fmt: skip
     assert options(cli.check_parser()) == {"scenario", "--set", "--json", "-h", "--help"}
     assert options(cli.list_parser()) == {"kind", "-h", "--help"}
+    assert options(cli.validate_parser()) == {
+        "file", "--tier", "--only", "--assumptions", "--jobs", "--json", "--table",
+        "--write-scenarios", "--report", "--quiet", "-h", "--help",
+    }  # fmt: skip
     assert cli.LISTS == (
         "workloads", "devices", "fabrics", "systems", "schedules", "policies",
     )  # fmt: skip

@@ -36,11 +36,7 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
     observer = _Observer(plan, player)
     first, last = observer.steps
     classes = tuple(observer.rank_class(rank) for rank in player.ranks)
-    counts = plan.folding.ranks.count
     whole = (min(c.window_ps[0] for c in classes), max(c.window_ps[1] for c in classes))
-    lengths = np.array([c.window_ps[1] - c.window_ps[0] for c in classes])
-    num_steps = last - first
-    step_ps = float((lengths * counts).sum() / counts.sum()) / num_steps
     return Record(
         names=tuple(tables.names),
         kinds=tuple(tables.kinds),
@@ -52,8 +48,8 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
         links=link_classes(plan, player, transfers, whole),
         memory=observer.memory(),
         flows=observer.flows(),
-        step_time_ps=round(step_ps),
-        num_steps=num_steps,
+        step_time_ps=step_time_ps(plan, player),
+        num_steps=last - first,
         num_tasks=sum(observer.num_tasks(rank) for rank in player.ranks),
         num_events=player.clock.num_events,
         simulate_wall_s=wall_s,
@@ -62,6 +58,21 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
             "device_memory_bytes": plan.scenario.cluster.system.device.memory_bytes,
         },
     )
+
+
+def step_time_ps(plan: Plan, player: Player) -> int:
+    """Mean length of the measured steps over all ranks, in ps."""
+    counts = plan.folding.ranks.count
+    windows = np.array([_window_ps(rank) for rank in player.ranks], dtype=np.int64)
+    lengths = windows[:, 1] - windows[:, 0]
+    num_steps = len(plan.programs[0].cuts) - 1
+    return round(float((lengths * counts).sum() / counts.sum()) / num_steps)
+
+
+def _window_ps(rank: Rank) -> tuple[int, int]:
+    """Start and end of the measured steps on one rank."""
+    cuts = rank.score.program.cuts
+    return end_of_kernel(rank, cuts[0] - 1), end_of_kernel(rank, cuts[-1] - 1)
 
 
 class _Observer:
@@ -73,21 +84,16 @@ class _Observer:
         self.steps = (0, len(plan.programs[0].cuts) - 1)
         self._expanded: dict[int, Spans] = {}
 
-    def _cut_time(self, rank: Rank, cut: int) -> int:
-        count = rank.score.program.cuts[cut]
-        return end_of_kernel(rank, count - 1)
-
     def rank_class(self, rank: Rank) -> RankClass:
         """Describe the class that `rank` represents."""
         plan, number = self._plan, rank.index
         representative = int(plan.folding.ranks.first[number])
-        first, last = self.steps
         return RankClass(
             representative=representative,
             count=int(plan.folding.ranks.count[number]),
             stage=int(plan.program_of[representative]),
             coordinate=plan.context.mesh.describe(representative),
-            window_ps=(self._cut_time(rank, first), self._cut_time(rank, last)),
+            window_ps=_window_ps(rank),
         )
 
     def num_tasks(self, rank: Rank) -> int:

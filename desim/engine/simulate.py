@@ -9,7 +9,7 @@ import numpy as np
 
 from desim.engine.deadlock import explain_deadlock
 from desim.engine.environment import Clock
-from desim.engine.observe import observe
+from desim.engine.observe import observe, step_time_ps
 from desim.engine.play import Player
 from desim.engine.rank import Port, Rank
 from desim.engine.rendezvous import Group
@@ -36,6 +36,19 @@ def simulate(plan: Plan, watch: Callable[[Player], None] | None = None) -> Recor
     """
     started = time.perf_counter()
     table = TransferTable(plan)
+    player = _play(plan, table, watch)
+    return observe(plan, player, table.transfers, time.perf_counter() - started)
+
+
+def measure_step_ps(plan: Plan) -> int:
+    """Play `plan` and return the step time that its record would hold, without making the record.
+
+    Raises DeadlockError as `simulate` does.
+    """
+    return step_time_ps(plan, _play(plan, TransferTable(plan), None))
+
+
+def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | None) -> Player:
     clock = Clock()
     player = Player(clock, _make_ranks(plan, table, clock))
     if watch is not None:
@@ -43,7 +56,7 @@ def simulate(plan: Plan, watch: Callable[[Player], None] | None = None) -> Recor
     player.run()
     if not all(rank.finished for rank in player.ranks):
         raise DeadlockError(explain_deadlock(plan, player.ranks))
-    return observe(plan, player, table.transfers, time.perf_counter() - started)
+    return player
 
 
 def _make_ranks(plan: Plan, table: TransferTable, clock: Clock) -> list[Rank]:

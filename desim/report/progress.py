@@ -1,4 +1,4 @@
-"""A line on the terminal for runs that take more than a second."""
+"""A line on the terminal for what takes more than a second."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _AFTER_S = 1.0
 _EVERY_S = 0.25
+_BAR = 40
 _NAME = 40  # characters of a scenario's name that the line has room for
 
 
@@ -66,3 +67,37 @@ class Progress:
             text = f"\r\033[K{self._name}: {self._doing}{share} ({passed:.0f} s)"
             print(text, end="", file=sys.stderr, flush=True)
             self._drawn = True
+
+
+class Bar:
+    """A bar on stderr for work that is known beforehand; silent unless `show`."""
+
+    def __init__(self, *, show: bool) -> None:
+        self._show = show
+        self._what = ""
+        self._total = self._done = 0.0
+        self._began_s = self._drawn_s = 0.0
+
+    def begin(self, what: str, work: float) -> None:
+        """Start again from nothing, with so much work ahead."""
+        self._what, self._total, self._done = what, work, 0.0
+        self._began_s = time.monotonic()
+
+    def done(self, work: float) -> None:
+        """Say that so much work has ended."""
+        self._done += work
+        now_s = time.monotonic()
+        if self._show and now_s - self._drawn_s >= _EVERY_S:
+            self._drawn_s = now_s
+            share = min(self._done / self._total, 1.0) if self._total else 1.0
+            left_s = (now_s - self._began_s) * (1.0 - share) / share if share else 0.0
+            filled = "#" * round(_BAR * share)
+            text = (
+                f"\r\033[K{self._what} [{filled:<{_BAR}}] {100 * share:.0f} % ({left_s:.0f} s left)"
+            )
+            print(text, end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the bar off the terminal."""
+        if self._drawn_s:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

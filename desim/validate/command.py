@@ -1,0 +1,93 @@
+"""The command `validate`: options in, files and text out."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from desim.errors import Mistake, SpecError
+from desim.report.progress import Bar
+from desim.validate.files import require_places, write_json, write_scenarios, write_table
+from desim.validate.page import write_page
+from desim.validate.readings import read_readings
+from desim.validate.results import Request, compare, find_assumptions
+from desim.validate.text import render
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from desim.validate.results import Comparison
+
+_WRITTEN = ("json", "table", "write_scenarios", "report")
+
+
+def validate(options: Mapping[str, Any], *, show: bool, command: Sequence[str]) -> str:
+    """Compare a file with what desim says, write what was asked for, return the text to print.
+
+    `options` are those of the command line by name, `command` its words as the page shows them,
+    `show` whether to draw a bar. Raises SpecError for what is wrong with the file or an option and
+    OSError where something cannot be written.
+    """
+    request = Request(
+        file=Path(options["file"]),
+        tier=options["tier"],
+        only=options["only"],
+        assumptions=Path(options["assumptions"]) if options["assumptions"] else None,
+        processes=_processes(options["jobs"]),
+    )
+    places = {name: _place(options[name]) for name in _WRITTEN}
+    require_places({"--" + name.replace("_", "-"): place for name, place in places.items()})
+    readings = read_readings(find_assumptions(request))
+    bar = Bar(show=show)
+    began_s = time.monotonic()
+    try:
+        comparison = compare(request, bar.begin, bar.done)
+    finally:
+        bar.clear()
+    took_s = time.monotonic() - began_s
+    written = _write(comparison, places)
+    if places["report"] is not None:
+        write_page(comparison, readings, command, places["report"])
+        written.append(str(places["report"]))
+    return "\n".join(
+        [render(comparison, readings).rstrip(), *_closing(comparison, took_s, written)]
+    )
+
+
+def _processes(jobs: int | None) -> int:
+    """Raises SpecError for a number of processes that cannot be."""
+    if jobs is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if jobs < 1:
+        raise SpecError([Mistake("--jobs", "must be at least 1", str(jobs))])
+    return jobs
+
+
+def _place(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _write(comparison: Comparison, places: Mapping[str, Path | None]) -> list[str]:
+    """Write what was asked for and say what."""
+    written = []
+    json_file, table, folder = (places[name] for name in _WRITTEN[:3])
+    if json_file is not None:
+        write_json(comparison, json_file)
+        written.append(str(json_file))
+    if table is not None:
+        write_table(comparison, table)
+        written.append(str(table))
+    if folder is not None:
+        written.append(f"{write_scenarios(comparison, folder)} scenarios in {folder}")
+    return written
+
+
+def _closing(comparison: Comparison, took_s: float, written: Sequence[str]) -> list[str]:
+    request = comparison.request
+    processes = "1 process" if request.processes == 1 else f"{request.processes} processes"
+    lines = [f"{len(comparison.rows)} rows in {took_s:.0f} s on {processes}"]
+    if written:
+        lines.append("written: " + ", ".join(written))
+    return [*lines, ""]

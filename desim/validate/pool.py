@@ -1,0 +1,112 @@
+"""Work on all cores: longest first, results in the order of the items, no item ends the run."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
+R = TypeVar("R")
+_SHARE_OF_MEMORY = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Pool(Generic[T, R]):
+    """How items are worked on.
+
+    `work` is called on each item in one of `processes` processes (1: in this one). An item whose
+    process dies, or of which `hungry(result)` says that it ran out of memory, is tried again with
+    the machine to itself; one that kills its process again becomes `lost(item)`.
+    """
+
+    processes: int
+    work: Callable[[T], R]
+    lost: Callable[[T], R]
+    hungry: Callable[[R], bool]
+
+    def map(
+        self, items: Sequence[T], cost: Callable[[T], float], done: Callable[[float], None]
+    ) -> list[R]:
+        """Return the results in the order of `items`; `done` is told the cost of each finished."""
+        order = sorted(range(len(items)), key=lambda i: (-cost(items[i]), i))
+        results: dict[int, R] = {}
+
+        def keep(number: int, result: R) -> None:
+            results[number] = result
+            done(cost(items[number]))
+
+        processes = min(self.processes, len(items))
+        if processes <= 1:
+            for number in order:
+                keep(number, self.work(items[number]))
+            return [results[number] for number in range(len(items))]
+        alone: list[int] = []
+        while order:
+            alone += self._round(items, order, processes, keep)
+        for number in alone:
+            if self._round(items, [number], 1, keep):
+                keep(number, self.lost(items[number]))
+        return [results[number] for number in range(len(items))]
+
+    def _round(
+        self,
+        items: Sequence[T],
+        order: list[int],
+        processes: int,
+        keep: Callable[[int, R], None],
+    ) -> list[int]:
+        """Work on items in fresh processes until there are none left or a process dies.
+
+        Takes what it works on from the front of `order` and returns what has to be tried alone: no
+        more is handed out than there are processes, so that few are under suspicion.
+        """
+        again: list[int] = []
+        pending: dict[Future[R], int] = {}
+        broken = False
+        with ProcessPoolExecutor(
+            processes, initializer=_limit_memory, initargs=(processes,)
+        ) as pool:
+            while pending or (order and not broken):
+                while order and len(pending) < processes and not broken:
+                    try:
+                        pending[pool.submit(self.work, items[order[0]])] = order[0]
+                    except BrokenProcessPool:
+                        broken = True
+                    else:
+                        order.pop(0)
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    number = pending.pop(future)
+                    result = _result(future)
+                    broken = broken or result is None
+                    if result is None or (processes > 1 and self.hungry(result[0])):
+                        again.append(number)
+                    else:
+                        keep(number, result[0])
+        return again
+
+
+def _result(future: Future[R]) -> tuple[R] | None:
+    """The result of an item, None where its process died."""
+    try:
+        return (future.result(),)
+    except BrokenProcessPool:
+        return None
+
+
+def _limit_memory(processes: int) -> None:
+    """Let a process that takes more than its share fail, instead of the machine."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    share = int(total * _SHARE_OF_MEMORY / processes)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = share if hard == resource.RLIM_INFINITY else min(share, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
