@@ -43,10 +43,13 @@ def _time_blocks(comparison: Comparison, readings: Readings) -> Iterator[list[st
             f"MAPE {percent(found['family_mape']).strip()}"
         ]
         for what in _GROUPS:
-            yield list(_group(f"by {what}", found[f"by_{what}"]))
-        yield list(_worst(comparison, readings, found["worst"], _seconds))
-        yield list(_ranks(found["rank_correlation"]))
-        yield list(_lines(found["micro_batches"]))
+            if found[f"by_{what}"]:
+                yield list(_group(f"by {what}", found[f"by_{what}"]))
+        if found["scored"]:
+            yield list(_worst(comparison, readings, found["worst"], _seconds))
+            yield list(_ranks(found["rank_correlation"]))
+        if found["micro_batches"]["lines"]:
+            yield list(_lines(found["micro_batches"]))
     if report["noise"]:
         yield list(_noise(report["noise"]))
     if report["peak_memory"]["rows"]:
@@ -87,8 +90,7 @@ def _line(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _group(title: str, members: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    if members:
-        yield title
+    yield title
     yield from (_line(name, found) for name, found in members.items())
 
 
