@@ -134,9 +134,18 @@ def _settle(data: dict[str, Any], assumed: Assumed) -> None:
     if policies.get("schedule") == "1f1b":
         parallel.pop("virtual_stages", None)
     parts = parallel["pipeline"] * parallel.get("virtual_stages", 1)
-    if assumed.ends_fewer and parts > 1:
-        fewer = assumed.ends_fewer
-        size, rest = divmod(model["layers"] + 2 * fewer, parts)
-        if rest == 0:
-            ends = size - fewer
-            parallel["stage_layers"] = [ends, *[size] * (parts - 2), ends]
+    fewer = assumed.ends_fewer if parts > 1 else 0
+    if fewer or model["layers"] % parts:
+        parallel["stage_layers"] = _spread(model["layers"], parts, fewer)
+
+
+def _spread(layers: int, parts: int, fewer: int) -> list[int]:
+    """Return the layers of each model chunk: as even as can be, the ends with `fewer` less.
+
+    Where they do not divide, the first chunks hold one more, as DeepSpeed's balanced partition.
+    """
+    size, rest = divmod(layers + 2 * fewer, parts)
+    sizes = [size + (part < rest) for part in range(parts)]
+    sizes[0] -= fewer
+    sizes[-1] -= fewer
+    return sizes

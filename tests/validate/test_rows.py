@@ -6,6 +6,8 @@ import csv
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from desim.errors import DesimError
 from desim.validate.assumptions import Assumptions, Rule, UnscoredError, load_assumptions
@@ -46,6 +48,20 @@ def test_uneven_ends_place_every_layer() -> None:
     row = {**ROW, "num_layers": "10"}
     scenario = to_scenario(row, Assumptions((SYSTEM, Rule(ends_fewer=1))))
     assert scenario.parallel.stage_layers == (2, 3, 3, 2)
+
+
+@given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 1))
+def test_layers_are_spread_as_evenly_as_can_be(layers: int, parts: int, fewer: int) -> None:
+    assume(layers >= parts)
+    row = {**ROW, "tp": "1", "pp": str(parts), "num_gpus": "8", "num_layers": str(layers)}
+    row["num_gpus"] = str(parts if parts <= 8 else 8 * parts)
+    stages = to_scenario(row, Assumptions((SYSTEM, Rule(ends_fewer=fewer)))).parallel.stage_layers
+    if stages is None:
+        assert layers % parts == 0
+        return
+    whole = [stages[0] + fewer, *stages[1:-1], stages[-1] + fewer]
+    assert sum(stages) == layers
+    assert max(whole) - min(whole) <= 1
 
 
 @pytest.mark.parametrize("column", ["num_layers", "micro_batch", "num_gpus"])
