@@ -14,7 +14,7 @@ from desim.kernels.time import KernelTime
 
 if TYPE_CHECKING:
     from desim.models.op import Op
-    from desim.spec.hardware import AttentionBackend, Device
+    from desim.spec.hardware import AttentionBackend, AttentionEfficiency, Device
 
 #: backend -> the older ones that run where the device has none of it, nearest first
 OLDER: dict[AttentionBackend, tuple[AttentionBackend, ...]] = {
@@ -54,7 +54,8 @@ def attention_time(op: Op, device: Device, backend: AttentionBackend) -> KernelT
     shares = device.kernels.attention[backend]
     share = shares.backward if op.variant == "backward" else shares.forward
     peak = peak_flops_per_s(device, op.dtype)
-    share *= head_dim_factor(op, device, peak) * block_factor(op) * wave_factor(op, device)
+    share *= head_dim_factor(op, device, peak) * block_factor(op)
+    share *= wave_factor(op, device, shares) * padding_factor(op)
     return KernelTime(
         op.flops / (peak * share),
         memory_s(device, op.read_bytes, op.write_bytes),
@@ -69,8 +70,9 @@ def head_dim_factor(op: Op, device: Device, peak: float) -> float:
     far slower (989 against 3.9 TFLOP/s on H100: Shah et al. 2024, arXiv:2407.08608, section 1),
     which adds as much time as d0 more dimensions: rate ~ d / (d + d0). With nothing hidden, d0 is
     60 for H100 forward; that paper's figure 5 (64: 497, 128: 648, 256: 756 TFLOP/s) gives 56.
+    Kernels with values narrower than keys gain nothing beyond 128 (validation/op_efficiency.csv).
     """
-    dim = op.shape[5]
+    dim = op.shape[5] if padding_factor(op) == 1.0 else min(op.shape[5], _REFERENCE_DIM)
     exponentials = _EXP_PER_SM_PER_S * device.sms
     extra = peak / (_GEMM_FLOPS[op.variant] * exponentials)
     return (dim / (dim + extra)) / (_REFERENCE_DIM / (_REFERENCE_DIM + extra))
@@ -93,15 +95,29 @@ def block_factor(op: Op) -> float:
     return whole * keys / (keys + _ROWS) if is_causal(op) else whole
 
 
-def wave_factor(op: Op, device: Device) -> float:
+def padding_factor(op: Op) -> float:
+    """Return the useful share of the head dimension where values are narrower than keys.
+
+    Kernels run both products at the wider one: keys of 192 and values of 128 (DeepSeek's latent
+    attention) leave 0.83. That and nothing else explains the rows of validation/op_efficiency.csv.
+    """
+    batch, heads, _, queries, keys, dim = op.shape
+    square = _GEMM_FLOPS[op.variant] * batch * heads * queries * keys * dim
+    return min(1.0, op.flops / (square * (0.5 if is_causal(op) else 1.0)))
+
+
+def wave_factor(op: Op, device: Device, shares: AttentionEfficiency) -> float:
     """Return the share of SMs that thread blocks fill.
 
-    Equal blocks run in whole waves. Causal ones take from nothing to twice their mean and are
-    handed out in no order of length: on average the last to start adds half of the longest, one
-    mean, as a tail, and the longest alone bounds the time (list scheduling, Graham 1969).
+    Equal blocks run in whole waves. Causal ones take from nothing to twice their mean: in no order
+    of length the last to start adds on average half of the longest, one mean, as a tail, and the
+    longest alone bounds the time (list scheduling, Graham 1969). A backend that starts the longest
+    first, or cuts blocks otherwise, has constants of its own.
     """
     batch, heads, _, queries, _, _ = op.shape
     waves = batch * heads * ceil(queries / _ROWS) / device.sms
-    if is_causal(op):
-        return waves / max(waves + 1.0, 2.0)
-    return waves / ceil(waves)
+    if not is_causal(op):
+        return waves / ceil(waves)
+    if op.variant == "backward":
+        return waves / max(waves + shares.backward_tail, shares.backward_longest)
+    return waves / max(waves + shares.forward_tail, shares.forward_longest)

@@ -24,12 +24,24 @@ AttentionBackend = Literal["unfused", "flash1", "flash2", "flash3", "cudnn"]
 
 
 class AttentionEfficiency(Spec):
-    """Shares of the dense peak that an attention backend reaches on long sequences."""
+    """Shares of the dense peak that an attention backend reaches on long sequences.
+
+    Tails and longest blocks are in waves of mean thread blocks under a causal mask; the defaults
+    are those of list scheduling in no order of length.
+    """
 
     forward: Share
     """Of the forward kernel."""
     backward: Share
     """Of the backward kernel."""
+    forward_tail: Annotated[float, Ge(0)] = 1.0
+    """Waves that the last blocks of the forward grid add."""
+    backward_tail: Annotated[float, Ge(0)] = 1.0
+    """The same of the backward grid."""
+    forward_longest: Annotated[float, Ge(0)] = 2.0
+    """Waves that the longest forward block takes alone: a grid is never faster."""
+    backward_longest: Annotated[float, Ge(0)] = 2.0
+    """The same of the backward grid."""
 
 
 class GemmShape(Spec):

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
 
+import pytest
+from ruamel.yaml import YAML
+
+from desim.calibrate.attention import attention_rows
 from desim.errors import SpecError
-from desim.kernels.attention import attention_time, block_factor, choose_backend, is_causal
+from desim.kernels.attention import (
+    attention_time,
+    block_factor,
+    choose_backend,
+    is_causal,
+    padding_factor,
+    wave_factor,
+)
 from desim.models.op import Op
-from desim.spec.hardware import Device
+from desim.spec.hardware import AttentionBackend, AttentionEfficiency, Device
+
+ROOT = Path(__file__).parents[2]
 
 
 def attention(
@@ -50,6 +65,47 @@ def test_block_factor_closed_form() -> None:
     """n blocks in a row: n(n+1)/2 of n^2 are computed for half of the square."""
     assert block_factor(attention(512)) == pytest.approx(4**2 / (4 * 5))
     assert block_factor(attention(512, causal=False)) == 1.0
+
+
+def test_narrow_values_cost_the_width_of_the_keys(device: Device) -> None:
+    """Keys of 192 and values of 128: 320/384 of the counted work at the rate of 128."""
+    wide = attention(8192, 192)
+    narrow = replace(wide, flops=wide.flops * 320 / 384)
+    assert padding_factor(wide) == 1.0
+    assert padding_factor(narrow) == pytest.approx(320 / 384)
+    per_flop = attention_time(attention(8192), device, "flash2").compute_s / attention(8192).flops
+    seconds = attention_time(narrow, device, "flash2").compute_s
+    assert seconds == pytest.approx(per_flop * wide.flops)
+
+
+def test_few_heads_take_as_long_as_the_longest_block(device: Device) -> None:
+    """Below one wave more heads are free; far above it the tail is all that is lost."""
+    shares = AttentionEfficiency(forward=0.5, backward=0.4, forward_tail=0.5, forward_longest=4.0)
+    few = wave_factor(attention(1024, heads=2), device, shares)
+    more = wave_factor(attention(1024, heads=8), device, shares)
+    assert more / few == pytest.approx(4.0)
+    waves = 64 * 65536 / 128 / 100
+    assert wave_factor(attention(65536), device, shares) == pytest.approx(waves / (waves + 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "backend", "limit"),
+    [
+        ("A100-80GB-PCIe", "a100_pcie_80gb", "flash2", 0.06),
+        ("B200-SXM", "b200_sxm_180gb", "cudnn", 0.1),
+    ],
+)
+def test_device_files_hold_what_was_measured(
+    name: str, file: str, backend: AttentionBackend, limit: float
+) -> None:
+    text = (ROOT / "hardware" / "devices" / f"{file}.yaml").read_text()
+    device = Device.model_validate(YAML(typ="safe").load(text))
+    for variant in ("forward", "backward"):
+        rows = attention_rows(ROOT / "validation" / "op_efficiency.csv", name, variant)
+        assert len(rows) >= 12
+        errors = [abs(attention_time(r.op, device, backend).alone_s / r.seconds - 1) for r in rows]
+        assert median(errors) < limit
+        assert max(errors) < 0.3
 
 
 def test_missing_backend_falls_back_to_an_older_one(device: Device) -> None:
