@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Lanes of a rank, in the order in which exposed communication is attributed. A message between
-#: pipeline stages has a lane per direction and pass, since NCCL runs them beside each other.
+#: pipeline stages has a lane per direction and pass, since NCCL runs them beside each other; chunks
+#: that run from the last stage back to the first (`zb_v`) have `return` lanes.
 LANES = (
     "compute",
     "tp",
@@ -27,11 +28,23 @@ LANES = (
     "pp_recv_forward",
     "pp_send_backward",
     "pp_recv_backward",
+    "pp_send_forward_return",
+    "pp_recv_forward_return",
+    "pp_send_backward_return",
+    "pp_recv_backward_return",
     "h2d",
     "d2h",
 )
 #: What a task belongs to.
-PHASES = ("forward", "recompute", "backward", "gradients", "optimizer", "parameters")
+PHASES = (
+    "forward",
+    "recompute",
+    "backward",
+    "gradients",
+    "optimizer",
+    "parameters",
+    "weight gradient",
+)
 PS_PER_S = 1_000_000_000_000
 
 

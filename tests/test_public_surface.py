@@ -103,4 +103,4 @@ def test_sections_of_a_scenario_and_schedules() -> None:
         "name", "workload", "cluster", "parallel", "policies", "kernels", "disturb", "run",
         "output",
     ]  # fmt: skip
-    assert list(SCHEDULES) == ["gpipe", "1f1b", "interleaved"]
+    assert list(SCHEDULES) == ["gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2"]

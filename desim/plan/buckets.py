@@ -108,7 +108,7 @@ class ReduceBuckets(Hooks):
         """Reduce the bucket that this module completes."""
         bucket = self._after.get((position, part))
         if bucket is not None:
-            emit.phase = "gradients"
+            phase, emit.phase = emit.phase, "gradients"
             reduce_bucket(
                 emit,
                 bucket,
@@ -118,7 +118,7 @@ class ReduceBuckets(Hooks):
                 beside=True,
                 frees=self._frees,
             )
-            emit.phase = "backward"
+            emit.phase = phase
 
 
 def reduce_bucket(

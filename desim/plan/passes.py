@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from desim.models.live import backward_live_bytes, forward_live_bytes
 from desim.plan.recompute import Keeping, Recompute, keeping, recomputed_positions
+from desim.plan.weight_pass import (
+    OUTPUT_GRADIENTS,
+    input_bytes,
+    output_gradient_bytes,
+    postponed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,11 +48,13 @@ class PassPolicy:
     """The policies that shape one pass.
 
     `sharded`: gradients of weights belong to their sharding unit and take no memory of their own.
+    `split`: gradients of weight matrices are left to a pass of their own.
     """
 
     tensor: Literal["none", "megatron"]
     recompute: Recompute = Recompute()
     sharded: bool = False
+    split: bool = False
 
 
 def forward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
@@ -98,7 +106,7 @@ def backward_layer(
             _again(emit, layer.modules[again], keep.restored_bytes[again], policy)
         emit.phase = "backward"
         _backward(emit, layer.modules[part], policy)
-        for hook in hooks:
+        for hook in () if policy.split else hooks:
             hook.after_backward(emit, position, part)
     emit.memory("workspace", -stream)
     for hook in hooks:
@@ -169,8 +177,15 @@ def _forward(emit: Emitter, module: Module, kept_bytes: float) -> None:
 def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:
     exposed(emit, module.pre_backward)
     live = backward_live_bytes(module)
-    live += 0.0 if policy.sharded else module.weight_gradient_bytes
+    live += 0.0 if policy.sharded or policy.split else module.weight_gradient_bytes
     emit.memory("workspace", live)
+    if policy.split and postponed(module):
+        _run(emit, module.dgrad, module.dgrad_steps)
+        exposed(emit, module.post_dgrad)
+        emit.memory("workspace", -live)
+        emit.memory("activations", input_bytes(module) - module.saved_bytes)
+        emit.memory(OUTPUT_GRADIENTS, output_gradient_bytes(module))
+        return
     if policy.tensor == "megatron":
         gathered = _beside(emit, module.pre_wgrad)
         _run(emit, module.dgrad, module.dgrad_steps)

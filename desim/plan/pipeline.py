@@ -20,8 +20,10 @@ class Messages:
     `blocking`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
     result is sent and the next pass's input received, as one pair where both go to the same
     neighbour, and the host waits for the device after each (`batch_p2p_sync`). `async`: a receive
-    is posted one pass ahead and a send is not waited for. In the interleaved schedule a stage, and
-    its host, never waits for its sends: with blocking sends around the ring nobody would receive.
+    is posted one pass ahead and a send is not waited for. With `free_sends` (several chunks, or
+    weight gradients placed apart) a stage, and its host, never waits for its sends: with blocking
+    sends around the ring nobody would receive. `turn` is the first part that runs from the last
+    stage back to the first: what goes to it stays on its stage.
     """
 
     def __init__(
@@ -31,26 +33,34 @@ class Messages:
         mode: str,
         num_parts: int,
         *,
-        interleaved: bool,
+        free_sends: bool,
+        turn: int | None = None,
     ) -> None:
         self._emitter = emitter
         self._size = size_bytes
         self._async = mode == "async"
         self._parts = num_parts
-        self._interleaved = interleaved
+        self._free_sends = free_sends
+        self._turn = turn if turn is not None else num_parts
         self._templates: dict[tuple[str, bool], Template] = {}
 
     def sends(self, item: Pass, part: int) -> str:
         """Slot on which a pass of model chunk `part` sends its result, or nothing."""
         if item.kind == "forward":
-            return "send_forward" if part < self._parts - 1 else ""
-        return "send_backward" if part > 0 else ""
+            return self._slot("send_forward", part)
+        return self._slot("send_backward", part - 1) if item.kind == "backward" else ""
 
     def receives(self, item: Pass, part: int) -> str:
         """Slot on which a pass of model chunk `part` receives its input, or nothing."""
         if item.kind == "forward":
-            return "recv_forward" if part > 0 else ""
-        return "recv_backward" if part < self._parts - 1 else ""
+            return self._slot("recv_forward", part - 1)
+        return self._slot("recv_backward", part) if item.kind == "backward" else ""
+
+    def _slot(self, slot: str, upper: int) -> str:
+        """Slot of a message between part `upper` and the next, or nothing where none is sent."""
+        if not 0 <= upper < self._parts - 1 or upper == self._turn - 1:
+            return ""
+        return f"{slot}_return" if upper >= self._turn else slot
 
     def _post(
         self, builder: ProgramBuilder, micro_batch: int, slot: str, *, early: bool = False
@@ -61,7 +71,7 @@ class Messages:
         key = (slot, early)
         if key not in self._templates:
             emit = self._emitter()
-            emit.phase = "forward" if slot.endswith("forward") else "backward"
+            emit.phase = "forward" if "forward" in slot else "backward"
             after = NOTHING if early else START
             emit.output(slot, emit.message(slot, self._size, (after,), beside=self._async))
             self._templates[key] = emit.finish()
@@ -85,7 +95,7 @@ class Messages:
                 slot = self.receives(*following)
                 ahead = self._post(builder, following[0].micro_batch, slot, early=True)
             builder.wait(arrived)
-            if arrived and self._interleaved and not self._async:
+            if arrived and self._free_sends and not self._async:
                 builder.host_wait(arrived)
             elif arrived and not self._async:
                 builder.synchronize()
@@ -109,8 +119,8 @@ class Messages:
         turns = following is not None and following[0].kind != item.kind
         paired = bool(send and receive and turns)
         sent = self._post(builder, item.micro_batch, send)
-        if sent and not paired and not self._interleaved:
+        if sent and not paired and not self._free_sends:
             builder.wait(sent)
             builder.synchronize()
         received = self._post(builder, following[0].micro_batch, receive) if following else []
-        return [*sent, *received] if paired and not self._interleaved else received
+        return [*sent, *received] if paired and not self._free_sends else received

@@ -9,33 +9,43 @@ from desim.models.width import element_bytes
 from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
 from desim.plan.fsdp import ShardLayers
 from desim.plan.low_precision import CastWeights, ReduceAmax
+from desim.plan.orders import make_orders
 from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
 from desim.plan.pipeline import Messages
 from desim.plan.program import Program, ProgramBuilder
 from desim.plan.recompute import Recompute
-from desim.plan.schedules import SCHEDULES
-from desim.plan.schedules.passes import Pass
+from desim.plan.schedules import FOLDED_BACK, MANY_CHUNKS, SPLIT
+from desim.plan.schedules.passes import Pass, part_of
 from desim.plan.stages import Chunk, split_layers
 from desim.plan.step_ends import StepEnds, clean_cut
+from desim.plan.weight_pass import weight_pass
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from desim.plan.context import Context
+    from desim.plan.schedules.passes import Kind
     from desim.plan.template import Emitter, Template
 
 
 def pipeline_programs(context: Context) -> list[Program]:
     """Build one program per pipeline stage."""
     cache: dict[tuple[object, ...], Template] = {}
-    stages = stage_chunks(context)
-    return [StageStep(context, stage, held, cache).program() for stage, held in enumerate(stages)]
+    steps = [
+        StageStep(context, stage, held, cache) for stage, held in enumerate(stage_chunks(context))
+    ]
+    costed = [step.costed() for step in steps]
+    orders, warm_up = make_orders(context, costed, steps[0].message_bytes)
+    return [step.program(order, warm_up) for step, order in zip(steps, orders, strict=True)]
 
 
 def stage_chunks(context: Context) -> list[list[Chunk]]:
     """Model chunks of every stage."""
     scenario = context.scenario
-    interleaved = scenario.policies.schedule == "interleaved"
-    chunks = scenario.parallel.virtual_stages if interleaved else 1
-    return split_layers(context.layers, scenario.parallel, chunks)
+    schedule = scenario.policies.schedule
+    chunks = scenario.parallel.virtual_stages if schedule in MANY_CHUNKS else 1
+    back = schedule in FOLDED_BACK
+    return split_layers(context.layers, scenario.parallel, chunks, folded_back=back)
 
 
 class StageStep:
@@ -56,37 +66,57 @@ class StageStep:
         self._policies = scenario.policies
         self._zero = scenario.parallel.zero
         self._stages = scenario.parallel.pipeline
+        self._split = self._policies.schedule in SPLIT
+        self._folded_back = self._policies.schedule in FOLDED_BACK
         recompute = Recompute(
             self._policies.recompute,
             self._policies.recompute_modules,
             self._policies.recompute_layers,
         )
-        self._policy = PassPolicy(self._policies.overlap.tensor, recompute, self._zero == 3)
+        self._policy = PassPolicy(
+            self._policies.overlap.tensor, recompute, self._zero == 3, self._split
+        )
         self._ends = StepEnds(context, stage, chunks)
         self._last_micro_batch = context.micro_batches - 1
 
-    def program(self) -> Program:
-        """Build the program: what precedes the measured steps, then the steps."""
+    def program(self, order: Sequence[Pass], warm_up: int) -> Program:
+        """Build the program: `warm_up` steps before the measured ones, then these.
+
+        Where a step ends in a state that repeats, its end is enough.
+        """
         builder = ProgramBuilder()
         if clean_cut(self._context):
             self._ends.update(builder)
         else:
-            # What one stage learns of a step reaches the others with the next: a step per stage.
-            for _ in range(self._stages):
-                self._step(builder)
+            for _ in range(warm_up):
+                self._step(builder, order)
         builder.cut()
         for _ in range(self._context.scenario.run.steps):
-            self._step(builder)
+            self._step(builder, order)
             builder.cut()
         return builder.build()
 
-    def _step(self, builder: ProgramBuilder) -> None:
+    def costed(self) -> list[dict[Kind, Template]]:
+        """The passes of each chunk, for schedules that go by what they cost; else nothing."""
+        if not self._split:
+            return []
+        return [
+            {
+                "forward": self._forward(number, awaits=False, fresh=False),
+                "backward": self._backward(number, reduces=False),
+                "weight": self._weight(number, reduces=False),
+            }
+            for number in range(len(self._chunks))
+        ]
+
+    def _part(self, number: int) -> int:
+        """Part of the model that chunk `number` of this stage is."""
+        return part_of(self._stage, self._stages, number, folded_back=self._folded_back)
+
+    def _step(self, builder: ProgramBuilder, order: Sequence[Pass]) -> None:
         self._ends.begin(builder)
-        chunks, stages = len(self._chunks), self._stages
-        schedule = SCHEDULES[self._policies.schedule]
-        order = schedule(self._stage, stages, self._context.micro_batches, chunks)
         messages = self._messages()
-        parts = [(item, item.chunk * stages + self._stage) for item in order]
+        parts = [(item, self._part(item.chunk)) for item in order]
         messages.run(builder, parts, lambda item: self._place(builder, item))
         self._ends.end(builder)
 
@@ -101,8 +131,8 @@ class StageStep:
 
     def _receives(self, number: int, *, first: bool) -> bool:
         """Whether chunk `number` receives its activation (or, not `first`, its gradient)."""
-        end = 0 if first else self._stages * len(self._chunks) - 1
-        return number * self._stages + self._stage != end
+        item = Pass("forward" if first else "backward", 0, number)
+        return bool(self._messages().receives(item, self._part(number)))
 
     def _join_parts(self, emit: Emitter, number: int, *, first: bool) -> None:
         """Gather a received activation that was sent in parts and is needed whole.
@@ -117,17 +147,22 @@ class StageStep:
             size = self._activation_bytes
             exposed(emit, [Comm("tp", "all_gather", size, "received parts")])
 
-    def _messages(self) -> Messages:
-        """The stage's messages; an activation is split over the tensor group where it may be."""
+    @property
+    def message_bytes(self) -> float:
+        """Size of a message; an activation is split over the tensor group where it may be."""
         parallel = self._context.scenario.parallel
         split = parallel.sequence or self._policies.split_p2p
-        size = self._activation_bytes / (parallel.tensor if split else 1)
+        return self._activation_bytes / (parallel.tensor if split else 1)
+
+    def _messages(self) -> Messages:
+        """The stage's messages."""
         return Messages(
             self._context.emitter,
-            size,
+            self.message_bytes,
             self._policies.overlap.pipeline,
             self._stages * len(self._chunks),
-            interleaved=self._policies.schedule == "interleaved",
+            free_sends=self._split or self._policies.schedule in MANY_CHUNKS,
+            turn=self._stages if self._folded_back else None,
         )
 
     def _place(self, builder: ProgramBuilder, item: Pass) -> None:
@@ -146,7 +181,10 @@ class StageStep:
             return
         due = item.micro_batch == self._last_micro_batch or self._zero == 2
         reduces = due and overlap.grad_reduce == "bucketed"
-        template = self._backward(item.chunk, reduces=reduces)
+        if item.kind == "weight":
+            template = self._weight(item.chunk, reduces=reduces)
+        else:
+            template = self._backward(item.chunk, reduces=reduces and not self._split)
         builder.place(template, item.micro_batch, layer_offset=first)
         if self._zero == 2:
             self._ends.reduce_exposed(builder)
@@ -188,24 +226,38 @@ class StageStep:
         return self._cache[key]
 
     def _backward(self, number: int, *, reduces: bool) -> Template:
-        chunk, buckets = self._chunks[number], self._ends.buckets[number]
+        chunk = self._chunks[number]
         key = self._key(chunk, "backward", reduces, self._receives(number, first=False))
         if key not in self._cache:
-            hooks: list[Hooks] = []
-            if self._zero == 2 and buckets:
-                hooks.append(WholeGradients(chunk, self._context.gradient_bytes))
-            if reduces and buckets:
-                width = self._context.gradient_width
-                groups, zero = self._context.data_groups, self._zero
-                hooks.append(
-                    ReduceBuckets(buckets, groups, width, scatter=zero > 0, frees=zero == 2)
-                )
-            hooks.extend(self._amax(chunk))
+            hooks = [*self._gradient_hooks(number, reduces=reduces), *self._amax(chunk)]
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
+
+    def _weight(self, number: int, *, reduces: bool) -> Template:
+        chunk = self._chunks[number]
+        key = self._key(chunk, "weight", reduces)
+        if key not in self._cache:
+            hooks = self._gradient_hooks(number, reduces=reduces)
+            emit = self._context.emitter()
+            overlap = self._policy.tensor != "none"
+            weight_pass(emit, _numbered_from_zero(chunk), hooks, overlap=overlap)
+            self._cache[key] = emit.finish(self._context.graph_launch_ps)
+        return self._cache[key]
+
+    def _gradient_hooks(self, number: int, *, reduces: bool) -> list[Hooks]:
+        """What the data-parallel layout does as the gradients of a chunk are finished."""
+        chunk, buckets = self._chunks[number], self._ends.buckets[number]
+        zero = self._zero
+        hooks: list[Hooks] = []
+        if zero == 2 and buckets:
+            hooks.append(WholeGradients(chunk, self._context.gradient_bytes))
+        if reduces and buckets:
+            width, groups = self._context.gradient_width, self._context.data_groups
+            hooks.append(ReduceBuckets(buckets, groups, width, scatter=zero > 0, frees=zero == 2))
+        return hooks
 
     def _whole(self) -> Template:
         """Forward and backward of one micro-batch under FSDP, which gathers across both."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from desim.plan.schedules.passes import part_of
+
 if TYPE_CHECKING:
     from desim.models.op import Layer
     from desim.spec.scenario import Parallel
@@ -12,17 +14,19 @@ if TYPE_CHECKING:
 Chunk = tuple[tuple[int, "Layer"], ...]
 
 
-def split_layers(layers: tuple[Layer, ...], parallel: Parallel, chunks: int) -> list[list[Chunk]]:
+def split_layers(
+    layers: tuple[Layer, ...], parallel: Parallel, chunks: int, *, folded_back: bool = False
+) -> list[list[Chunk]]:
     """Return the chunks of every stage: `result[stage][chunk]`.
 
-    Model chunk q (q = chunk x stages + stage, as in Megatron-LM's interleaving) holds the q-th part
-    of the blocks; the embedding joins the first model chunk and the head the last.
+    Model chunk q (numbered by `part_of`) holds the q-th part of the blocks; the embedding joins the
+    first model chunk and the head the last.
     """
     stages = parallel.pipeline
     parts = stages * chunks
     first, *blocks, last = layers
     sizes = _block_counts(len(blocks), parts, parallel)
-    result: list[list[Chunk]] = [[] for _ in range(stages)]
+    cut: list[Chunk] = []
     at = 0
     for q in range(parts):
         chunk = [(at + i + 1, block) for i, block in enumerate(blocks[at : at + sizes[q]])]
@@ -31,8 +35,11 @@ def split_layers(layers: tuple[Layer, ...], parallel: Parallel, chunks: int) -> 
             chunk.insert(0, (0, first))
         if q == parts - 1:
             chunk.append((len(layers) - 1, last))
-        result[q % stages].append(tuple(chunk))
-    return result
+        cut.append(tuple(chunk))
+    return [
+        [cut[part_of(stage, stages, c, folded_back=folded_back)] for c in range(chunks)]
+        for stage in range(stages)
+    ]
 
 
 def _block_counts(blocks: int, parts: int, parallel: Parallel) -> list[int]:

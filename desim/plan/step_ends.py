@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from desim.models.op import Comm
 from desim.models.optimizer import grad_norm_op, optimizer_ops, zero_gradients_op
 from desim.plan.buckets import GradientWidth, gathered, make_buckets, reduce_bucket
+from desim.plan.schedules import FOLDED_BACK, SPLIT
 from desim.plan.tables import LANE
 from desim.plan.template import START
 
@@ -132,7 +133,9 @@ class StepEnds:
         precision = context.scenario.workload.precision
         emit.phase = "optimizer"
         emit.kernel(grad_norm_op(self._parameters / self._shards, precision))
-        if context.mesh.num_ranks > 1:
+        if post_validated(context):
+            self._pass_norm_on(emit)
+        elif context.mesh.num_ranks > 1:
             comm = Comm("world", "all_reduce", 4.0, "grad norm")
             emit.wait(emit.collective(comm, lane="dp"))
         return emit.finish()
@@ -146,11 +149,38 @@ class StepEnds:
         if self._context.scenario.workload.precision.reduce is not None:
             emit.kernels(back.casts(self._parameters / self._shards))
 
+    def _pass_norm_on(self, emit: Emitter) -> None:
+        """Go on with the norm of this stage and those before it; the whole norm comes back later.
+
+        Qi et al. 2024, arXiv:2401.10241, section 4 and appendix C: a stage updates its parameters
+        with the norm reduced so far. The whole one is passed from the last stage back to the first
+        while the next step fills the pipeline, and an update that it proves wrong is undone, which
+        is rare and not played.
+        """
+        context, stage, last = self._context, self._stage, self._stages - 1
+        if context.mesh.num_ranks > self._stages:
+            emit.wait(emit.collective(Comm("stage", "all_reduce", 4.0, "grad norm"), lane="dp"))
+        known = emit.pending()
+        if stage > 0:
+            received = emit.message("recv_forward", 4.0, (START,), beside=False)
+            emit.wait(received)
+            known = (*known, received)
+        whole: tuple[Mark, ...] = known
+        if stage < last:
+            emit.message("send_forward", 4.0, known, beside=False)
+            whole = (emit.message("recv_backward", 4.0, (START,), beside=False),)
+        if stage > 0:
+            emit.message("send_backward", 4.0, whole, beside=False)
+        if self._policies.sync == "grad_norm":
+            emit.host_wait(*known)
+
     def _tied_embeddings(self, emit: Emitter) -> None:
         model = self._context.scenario.workload.model
         ends = (0, self._stages - 1)
         if model.family != "transformer" or not model.tied_embeddings or self._stages == 1:
             return
+        if self._policies.schedule in FOLDED_BACK:
+            return  # both ends are on the first stage and share the table
         if self._stage in ends:
             layer = self._chunks[0][0][1] if self._stage == 0 else self._chunks[-1][-1][1]
             table = max(module.parameters for module in layer.modules)
@@ -175,4 +205,12 @@ def clean_cut(context: Context) -> bool:
     step; any other plan plays a warm-up step.
     """
     policies = context.scenario.policies
-    return policies.gradient_clipping and policies.sync == "grad_norm"
+    joined = policies.gradient_clipping and not post_validated(context)
+    return joined and policies.sync == "grad_norm"
+
+
+def post_validated(context: Context) -> bool:
+    """Whether stages update their parameters before the norm of all gradients is known."""
+    policies = context.scenario.policies
+    split = policies.schedule in SPLIT
+    return split and policies.post_validation and policies.gradient_clipping

@@ -26,6 +26,11 @@ SLOTS = (
     "recv_forward",
     "send_backward",
     "recv_backward",
+    "send_forward_return",
+    "recv_forward_return",
+    "send_backward_return",
+    "recv_backward_return",
+    "stage",
 )
 SLOT = {name: index for index, name in enumerate(SLOTS)}
 #: Slot -> the family of groups it belongs to (both ends of a message share one).

@@ -109,6 +109,10 @@ class Emitter:
         """Make the next compute task wait for `marks`."""
         self._pending.extend(marks)
 
+    def pending(self) -> tuple[Mark, ...]:
+        """Marks that stand for all that compute has done and that its next task waits for."""
+        return (self.now(), *(mark for mark in self._pending if isinstance(mark, Mark)))
+
     def host_wait(self, *marks: Mark | Input) -> None:
         """Make the host wait for `marks` before it issues the next task."""
         self._host_pending.extend(marks)
@@ -221,8 +225,7 @@ class Emitter:
 
     def output(self, key: str, *marks: Mark) -> None:
         """Name marks for what is placed later; by default all that compute has done and awaits."""
-        pending = tuple(mark for mark in self._pending if isinstance(mark, Mark))
-        self.outputs[key] = marks or (self.now(), *pending)
+        self.outputs[key] = marks or self.pending()
 
     def finish(self, graph_launch_ps: int | None = None) -> Template:
         """Return what was written.

@@ -129,8 +129,10 @@ def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
         stage = mesh.coordinate("pp")
         last = mesh.sizes["pp"] - 1
         return np.stack([ranks[stage == 0], ranks[stage == last]], axis=1)
+    if family == "stage":
+        return mesh.groups("tp", "cp", "ep", "dp")
     if family.startswith("send"):
-        shift = 1 if family == "send_forward" else -1
+        shift = 1 if family in ("send_forward", "send_backward_return") else -1
         return np.stack([ranks, mesh.neighbour("pp", shift)], axis=1)
     return mesh.groups(family)
 

@@ -35,6 +35,7 @@ PHASES: dict[str, str] = {
     "forward": "#2f6db3",
     "recompute": "#a9c6e8",
     "backward": "#5fbaa6",
+    "weight gradient": "#a6d5c9",
     "gradients": "#b8c24a",
     "optimizer": "#0f7f5c",
     "parameters": "#b8c24a",

@@ -68,8 +68,15 @@ RecomputeModule = Literal[
 class Policies(Spec):
     """Choices that change when and how work is done, never what is computed."""
 
-    schedule: Literal["gpipe", "1f1b", "interleaved"] = "1f1b"
-    """Order of micro-batch passes on each stage."""
+    schedule: Literal[
+        "gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2", "zb_1p", "zb_2p", "zb_v"
+    ] = "1f1b"
+    """Order of micro-batch passes on each stage. `zb_...` (zero bubble) place weight gradients
+    apart: `zb_h1` with the memory of 1F1B, `zb_h2` with twice that; `zb_1p`, `zb_2p` the same,
+    found by a search over the times of passes; `zb_v` with two chunks per stage in a V."""
+    post_validation: bool = True
+    """Zero-bubble schedules only: whether a stage updates its parameters with the gradient norm of
+    the stages before it and checks afterwards, instead of waiting for the norm of all."""
     recompute: Literal["none", "selective", "per_op", "full"] = "none"
     """What the backward pass computes again: `selective`: the parts of each block that
     `recompute_modules` names; `per_op`: all but attention, every second matrix product and

@@ -32,7 +32,7 @@ class Parallel(Spec):
     pipeline: PositiveInt = 1
     """Pipeline stages."""
     virtual_stages: PositiveInt = 1
-    """Model chunks per pipeline stage (interleaved schedule)."""
+    """Model chunks per pipeline stage (interleaved schedule; `zb_v` has two)."""
     stage_layers: tuple[Annotated[int, Ge(0)], ...] | None = Field(default=None, strict=False)
     """Layers of each stage (each chunk of each stage for virtual stages, in model order). The first
     may be 0, which leaves it the embedding, and the last, which leaves it the head."""

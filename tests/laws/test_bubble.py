@@ -19,7 +19,13 @@ CLOSE = 1e-8
 
 
 def pipeline(
-    schedule: str, stages: int, micro_batches: int, chunks: int = 1, p2p: str = "blocking"
+    schedule: str,
+    stages: int,
+    micro_batches: int,
+    chunks: int = 1,
+    p2p: str = "blocking",
+    times: dict[str, float] = TIMES,
+    **policies: object,
 ) -> Played:
     """Play a pipeline of equal stages, one block per model chunk."""
     devices = 8
@@ -27,9 +33,9 @@ def pipeline(
         workload__model__layers=stages * chunks,
         workload__global_batch=micro_batches * devices // stages,
         parallel={"pipeline": stages, "virtual_stages": chunks, "zero": 0},
-        policies={"schedule": schedule, "overlap": {"pipeline": p2p}},
+        policies={"schedule": schedule, "overlap": {"pipeline": p2p}, **policies},
     )
-    return play(instant(scenario), lambda op: TIMES.get(op.name, 0.0), host=0.0)
+    return play(instant(scenario), lambda op: times.get(op.name, 0.0), host=0.0)
 
 
 def check(played: Played, stages: int, micro_batches: int, chunks: int = 1) -> None:
@@ -58,6 +64,35 @@ def test_interleaved(stages: int, micro_batches: int, chunks: int, p2p: str) -> 
     """Narayanan et al. 2021 (arXiv:2104.04473), section 2.2: (p - 1) / (v m + p - 1)."""
     played = pipeline("interleaved", stages, micro_batches, chunks, p2p)
     check(played, stages, micro_batches, chunks)
+
+
+@pytest.mark.parametrize("p2p", ["blocking", "async"])
+@pytest.mark.parametrize(("stages", "micro_batches"), [(2, 4), (4, 12)])
+def test_zero_bubble(stages: int, micro_batches: int, p2p: str) -> None:
+    """Qi et al. 2024 (arXiv:2401.10241), table 2, with T_F + T_B > 2 T_W: all are bubbles."""
+    dgrad_s, wgrad_s = 1.2, 0.8
+    times = {"qkv": FORWARD_S, "qkv_dgrad": dgrad_s, "qkv_wgrad": wgrad_s}
+    left_s = {"zb_h1": FORWARD_S + dgrad_s - wgrad_s, "zb_h2": FORWARD_S + dgrad_s - 2 * wgrad_s}
+    for schedule, each_s in left_s.items():
+        played = pipeline(schedule, stages, micro_batches, p2p=p2p, times=times)
+        whole_s = micro_batches * sum(times.values())
+        step_s = whole_s + (stages - 1) * each_s
+        assert played.step_ps == pytest.approx(step_s * 1e12, rel=CLOSE)
+        for account in played.accounts():
+            ran = account["compute"] + account["optimizer"]
+            assert ran == pytest.approx(whole_s * 1e12, rel=CLOSE)
+
+
+def test_only_post_validation_removes_the_whole_bubble() -> None:
+    """With equal passes ZB-H2 leaves none; waiting for the norm of all costs p - 1 of them."""
+    stages, micro_batches = 4, 12
+    times = dict.fromkeys(TIMES, 1.0)
+    for post_validation, left in ((True, 0), (False, stages - 1)):
+        played = pipeline(
+            "zb_h2", stages, micro_batches, times=times, post_validation=post_validation
+        )
+        step_s = 3.0 * micro_batches + left
+        assert played.step_ps == pytest.approx(step_s * 1e12, rel=CLOSE)
 
 
 def test_uneven_stages_wait_for_the_slowest() -> None:

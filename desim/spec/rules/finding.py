@@ -69,5 +69,7 @@ def micro_batches(scenario: Scenario) -> int | None:
 def num_chunks(scenario: Scenario) -> int:
     """Return into how many chunks the layers are cut: stages, times virtual stages in use."""
     parallel = scenario.parallel
-    interleaved = scenario.policies.schedule == "interleaved"
-    return parallel.pipeline * (parallel.virtual_stages if interleaved else 1)
+    schedule = scenario.policies.schedule
+    if schedule == "zb_v":
+        return parallel.pipeline * 2
+    return parallel.pipeline * (parallel.virtual_stages if schedule == "interleaved" else 1)

@@ -119,10 +119,35 @@ def graphs_can_be_captured(scenario: Scenario) -> Iterator[Finding]:
         yield Finding("kernels.cuda_graphs", rule, True, "set cuda_graphs: false or zero: 1")
 
 
+def zero_bubble_fits(scenario: Scenario) -> Iterator[Finding]:
+    """Zero-bubble schedules need stages, and ZB-V two chunks on each.
+
+    Qi et al. 2024 (arXiv 2401.10241), sections 2 and 6.
+    """
+    parallel, policies = scenario.parallel, scenario.policies
+    schedule = policies.schedule
+    if not schedule.startswith("zb_"):
+        if not policies.post_validation:
+            text = (
+                f"has no effect under schedule {schedule}: it waits for the norm of all gradients"
+            )
+            yield Finding("policies.post_validation", text, False, note=True)
+        return
+    if parallel.pipeline < 2:
+        rule = f"schedule {schedule} needs pipeline >= 2: one stage has no bubble to fill"
+        yield Finding("parallel.pipeline", rule, parallel.pipeline, "or set schedule: 1f1b")
+    if schedule == "zb_v" and parallel.virtual_stages not in (1, 2):
+        rule = "schedule zb_v holds two model chunks on each stage, one each way of its V"
+        yield Finding("parallel.virtual_stages", rule, parallel.virtual_stages, "set 2")
+    if policies.post_validation and not policies.gradient_clipping:
+        text = "has no effect without gradient_clipping: no norm is reduced"
+        yield Finding("policies.post_validation", text, True, note=True)
+
+
 def virtual_stages_are_used(scenario: Scenario) -> Iterator[Finding]:
-    """Virtual stages belong to the interleaved schedule."""
+    """Virtual stages belong to the interleaved schedule and to ZB-V."""
     count, schedule = scenario.parallel.virtual_stages, scenario.policies.schedule
-    if count > 1 and schedule != "interleaved":
+    if count > 1 and schedule not in ("interleaved", "zb_v"):
         text = f"virtual_stages has no effect under schedule {schedule} and is taken as 1"
         hint = "schedule: interleaved uses it"
         yield Finding("parallel.virtual_stages", text, count, hint, note=True)
@@ -212,6 +237,7 @@ RULES = (
     Rule(interleaving_fits, _SCHEDULE),
     Rule(interleaving_rounds, (*_SCHEDULE, *_BATCH)),
     Rule(virtual_stages_are_used, _SCHEDULE),
+    Rule(zero_bubble_fits, (*_SCHEDULE, "policies")),
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(recompute_choices_are_used, ("policies", "workload.model")),
     Rule(graphs_can_be_captured, ("kernels.cuda_graphs", "parallel.zero", "policies.fsdp")),

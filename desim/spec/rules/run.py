@@ -38,6 +38,8 @@ def settle(scenario: Scenario) -> Scenario:
     update: dict[str, object] = {"data": data_size(scenario)}
     if num_chunks(scenario) == scenario.parallel.pipeline:
         update["virtual_stages"] = 1
+    elif scenario.policies.schedule == "zb_v":
+        update["virtual_stages"] = 2
     if isinstance(scenario.workload.model, Dlrm):
         update["zero"] = 0
     parallel = scenario.parallel.model_copy(update=update)

@@ -1,0 +1,126 @@
+"""The order of passes on every stage, and how many steps pass before they repeat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from desim.kernels.model import KernelModel
+from desim.network.topology import build_topology
+from desim.plan.schedules import AUTOMATIC, FOLDED_BACK, SCHEDULES, SPLIT
+from desim.plan.schedules.automatic import automatic
+from desim.plan.schedules.costs import Costs, play_orders
+from desim.plan.step_ends import clean_cut
+from desim.plan.tables import COMPUTE, SLOT, CommOp
+from desim.plan.wiring import wire
+from desim.record import PS_PER_S
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from desim.plan.context import Context
+    from desim.plan.schedules.passes import Kind, Pass
+    from desim.plan.template import Template
+
+    Chunks = list[dict[Kind, Template]]
+
+#: Steps after which a pipeline counts as settled are counted where they differ by less than this.
+_STEADY = 1e-6
+
+
+def make_orders(
+    context: Context, stages: list[Chunks], message_bytes: float
+) -> tuple[list[list[Pass]], int]:
+    """Return the order of each stage, and the steps to play before the measured ones.
+
+    `stages` has the passes of every stage's chunks where the schedule splits them. A step's news
+    spread by one stage a step; where the costs of passes are known, as many are played as the
+    orders need until every stage takes as long for a step as the others.
+    """
+    policies, count = context.scenario.policies, context.scenario.parallel.pipeline
+    name, micro_batches = policies.schedule, context.micro_batches
+    if name not in SPLIT:
+        chunks = context.scenario.parallel.virtual_stages
+        return [SCHEDULES[name](s, count, micro_batches, chunks) for s in range(count)], count
+    costs = _costs(context, stages, message_bytes)
+    joined = clean_cut(context)
+    if name in AUTOMATIC:
+        orders = automatic(costs, micro_batches, AUTOMATIC[name], joined=joined)
+    else:
+        orders = [SCHEDULES[name](s, count, micro_batches, 1) for s in range(count)]
+    return orders, 1 if joined else _settling_steps(orders, costs)
+
+
+def _settling_steps(orders: list[list[Pass]], costs: Costs) -> int:
+    """Steps until each stage's step is as long as the others', one per stage at most."""
+    free = [0.0] * costs.stages
+    for steps in range(1, costs.stages + 1):
+        ended = play_orders(orders, costs, free).end_s
+        lengths = np.subtract(ended, free)
+        if np.ptp(lengths) <= _STEADY * lengths.max():
+            return steps
+        free = list(ended)
+    return costs.stages
+
+
+def _costs(context: Context, stages: list[Chunks], message_bytes: float) -> Costs:
+    """Add up what passes take alone: kernels, and collectives that nothing runs beside."""
+    tables, scenario = context.tables, context.scenario
+    beside = scenario.policies.overlap.pipeline == "async"
+    op = CommOp(SLOT["send_forward"], "send_recv", round(message_bytes), beside)
+    message = tables.comm(op)
+    kernels = KernelModel(scenario.cluster.system.device, scenario.kernels)
+    kernel_s = np.array([kernels.time(op).alone_s for op in tables.ops])
+    comm_s = _comm_seconds(context)
+    exposed_s = np.array(
+        [0.0 if c.beside else s for c, s in zip(tables.comms, comm_s, strict=True)]
+    )
+    known = {
+        id(template): _seconds(template, kernel_s, exposed_s)
+        for chunks in stages
+        for chunk in chunks
+        for template in chunk.values()
+    }
+
+    def table(kind: Kind) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(known[id(chunk[kind])] for chunk in chunks) for chunks in stages)
+
+    return Costs(
+        forward_s=table("forward"),
+        backward_s=table("backward"),
+        weight_s=table("weight"),
+        kept=tuple(tuple(_kept(chunk) for chunk in chunks) for chunks in stages),
+        message_s=comm_s[message],
+        folded_back=scenario.policies.schedule in FOLDED_BACK,
+    )
+
+
+def _seconds(
+    template: Template, kernel_s: NDArray[np.float64], exposed_s: NDArray[np.float64]
+) -> float:
+    """Time of a pass: what its device does, or what its host takes to launch it if that is more."""
+    kernels = template.op[template.lane == COMPUTE]
+    comms = template.comm[template.comm >= 0]
+    device_s = float(kernel_s[kernels].sum() + exposed_s[comms].sum())
+    return max(device_s, float(template.host_ps.sum()) / PS_PER_S)
+
+
+def _kept(chunk: dict[Kind, Template]) -> float:
+    """Memory that weight gradients wait with, over what the forward pass leaves."""
+    held = float(chunk["forward"].memory_bytes.sum())
+    kept = -float(chunk["weight"].memory_bytes.sum())
+    return kept / held if held > 0 else 1.0
+
+
+def _comm_seconds(context: Context) -> list[float]:
+    """Time alone of every collective of the tables, on the slowest of its groups."""
+    scenario, tables = context.scenario, context.tables
+    topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
+    shard = context.data_groups.shard
+    wiring = wire(context.mesh, topology, tables, scenario.policies.collectives, shard)
+    seconds = []
+    for comm, use in zip(tables.comms, wiring.uses, strict=True):
+        per_byte = wiring.profiles[use.profile].seconds_per_byte * use.scale
+        seconds.append(float((use.latency_s + comm.size_bytes * per_byte).max(initial=0.0)))
+    return seconds
