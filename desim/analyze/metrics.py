@@ -9,7 +9,7 @@ import numpy as np
 from desim.analyze.breakdown import breakdown
 from desim.analyze.critical_path import critical_path, path_share
 from desim.analyze.memory import stage_peaks
-from desim.models.count import model_flops_per_sample, parameter_count
+from desim.models.count import flops_per_sample, parameter_count
 from desim.models.recipe import product_dtype
 from desim.record import PHASES, PS_PER_S
 
@@ -56,7 +56,7 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
 def _utilisation(plan: Plan, step_s: float) -> dict[str, float]:
     """Rates of model FLOPs, absolute and as shares of the dense peak of the GEMMs' format."""
     workload, cluster = plan.scenario.workload, plan.scenario.cluster
-    flops = model_flops_per_sample(workload.model, workload.sequence_length) * workload.global_batch
+    flops = flops_per_sample(workload) * workload.global_batch
     peak = cluster.system.device.peak_flops_per_s[product_dtype(workload.precision)]
     rate = flops / step_s / cluster.devices
     return {

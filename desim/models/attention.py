@@ -15,7 +15,8 @@ from desim.models import passes
 from desim.models.context import CONTEXT_CORES, gathered_comms
 from desim.models.elementwise import dropout_ops, elementwise_op, pass_ops, rotary
 from desim.models.fused_attention import Rectangle
-from desim.models.linear import column_linear, gemm, partly_replayed, row_linear
+from desim.models.gemm import gemm
+from desim.models.linear import column_linear, partly_replayed, row_linear
 from desim.models.op import CORE_ATTENTION, Module, Op
 
 if TYPE_CHECKING:

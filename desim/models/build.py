@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from desim.models.dlrm import build_dlrm
+from desim.models.lora import freeze_layers
 from desim.models.transformer import build_transformer
 from desim.spec.workload import Dlrm, Transformer
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def _transformer(workload: Workload, shard: Shard) -> tuple[Layer, ...]:
-    return build_transformer(cast("Transformer", workload.model), shard)
+    layers = build_transformer(cast("Transformer", workload.model), shard)
+    return layers if shard.adapters is None else freeze_layers(layers)
 
 
 def _dlrm(workload: Workload, shard: Shard) -> tuple[Layer, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from desim.spec.workload import Dlrm, Transformer
+from desim.spec.workload import Dlrm, Lora, Transformer, Workload
 
 _TRAINING = 3  # a backward pass does twice the GEMM work of a forward pass
 
@@ -82,3 +82,29 @@ def dlrm_forward_flops(model: Dlrm) -> float:
     if model.interaction == "dot":
         flops += 2.0 * (model.tables + 1) ** 2 * model.embedding_dim
     return flops
+
+
+def adapter_parameters(model: Transformer, lora: Lora) -> int:
+    """Return the parameters of all adapters of a model."""
+    attention = model.heads * model.head_dim
+    shapes = {
+        "qkv": (model.hidden, attention + 2 * model.kv_heads * model.head_dim),
+        "projection": (attention, model.hidden),
+        "up": (model.hidden, model.ffn * (2 if model.gated else 1)),
+        "down": (model.ffn, model.hidden),
+    }
+    return model.layers * lora.rank * sum(sum(shapes[name]) for name in lora.targets)
+
+
+def flops_per_sample(workload: Workload) -> float:
+    """Return the FLOPs of one sample that MFU counts, for the task that is run.
+
+    Frozen weights do two thirds of the work of trained ones: their own gradient is not computed.
+    """
+    model, lora = workload.model, workload.adapters
+    total = model_flops_per_sample(model, workload.sequence_length)
+    if lora is None or isinstance(model, Dlrm):
+        return total
+    matrices = model.layers * block_matrix_parameters(model) + model.vocab * model.hidden
+    change = 6.0 * adapter_parameters(model, lora) - 2.0 * matrices
+    return total + workload.sequence_length * change

@@ -13,7 +13,8 @@ from math import expm1
 from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
-from desim.models.linear import column_linear, gemm
+from desim.models.gemm import gemm
+from desim.models.linear import column_linear
 from desim.models.op import Comm, Layer, Module, Op
 from desim.models.width import stored_bytes
 

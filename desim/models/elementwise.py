@@ -68,7 +68,7 @@ def norm(name: str, model: Transformer, shard: Shard, *, before_linear: bool = F
     saved = 4 + shard.element_bytes if eager_rms else shard.element_bytes
     forward = pass_ops(name, "norm", shard, elements, chain.forward)
     recipe = shard.recipe
-    if before_linear and recipe is not None and recipe.norm_writes_quantized:
+    if before_linear and recipe is not None and recipe.norm_writes_quantized and not shard.adapters:
         forward = (*forward[:-1], replace(forward[-1], write_bytes=elements * recipe.copy_bytes))
     return Module(
         name,

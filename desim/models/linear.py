@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
+from desim.models.gemm import gemm
+from desim.models.lora import adapt
 from desim.models.op import Comm, Module, Op
 from desim.models.quantize import (
     amax_reduction,
@@ -17,34 +19,6 @@ from desim.models.quantize import (
 
 if TYPE_CHECKING:
     from desim.models.shard import Shard
-
-
-def gemm(
-    name: str,
-    shard: Shard,
-    shape: tuple[int, ...],
-    variant: str = "forward",
-    *,
-    useful: float = 1.0,
-    accumulate_bytes: float | None = None,
-    dtype: str = "",
-    operand_bytes: float | None = None,
-) -> Op:
-    """Return a GEMM of `shape` (m, n, k[, batch]) that reads its operands and writes its output.
-
-    `useful` is the share of the work that counts as FLOPs (a causal mask leaves half).
-    `accumulate_bytes` per output element are read and written where the GEMM adds to an output
-    that exists. `dtype` and `operand_bytes` replace the compute format's.
-    """
-    m, n, k = shape[:3]
-    batch = shape[3] if len(shape) > 3 else 1
-    width = shard.operand_bytes if operand_bytes is None else operand_bytes
-    read = batch * (m * k + k * n) * width
-    write = batch * m * n * (shard.element_bytes if accumulate_bytes is None else accumulate_bytes)
-    if accumulate_bytes is not None:
-        read += batch * m * n * accumulate_bytes
-    flops = 2.0 * batch * m * n * k * useful
-    return Op(name, "gemm", dtype or shard.precision.compute, flops, read, write, shape, variant)
 
 
 def _product(
@@ -113,6 +87,7 @@ def _products(
     """
     inputs, outputs = shape
     tokens = shard.tokens
+    normed = normed and shard.adapters is None  # an adapter reads the norm's output too
     x = cast_ops(name, shard, "input", inputs, gathered=gathered == "input", normed=normed)
     dy = cast_ops(f"{name}_dy", shard, "gradient", outputs, gathered=gathered == "gradient")
     weight = cast_ops(f"{name}_weight", shard, "weight", inputs * outputs)
@@ -160,7 +135,7 @@ def column_linear(
         live += size + whole / shard.tensor  # the input gathered again, its gradient reduced
     elif shard.tensor > 1:
         reduce = (Comm("tp", "all_reduce", whole, f"{name}_dx"),)
-    return Module(
+    module = Module(
         name,
         *_products(
             name,
@@ -181,6 +156,7 @@ def column_linear(
         weight_casts=weight_cast_ops(name, shard, inputs * outputs),
         quantized=inputs * outputs if shard.recipe else 0,
     )
+    return adapt(module, shard, (inputs, outputs), kept_bytes=kept_bytes, column=True)
 
 
 def row_linear(name: str, shard: Shard, inputs: int, outputs: int, *, bias: bool) -> Module:
@@ -199,7 +175,7 @@ def row_linear(name: str, shard: Shard, inputs: int, outputs: int, *, bias: bool
         gather = (Comm("tp", "all_gather", size, f"{name}_dy"),)
     elif shard.tensor > 1:
         reduce = (Comm("tp", "all_reduce", whole, f"{name}_output"),)
-    return Module(
+    module = Module(
         name,
         *_products(
             name,
@@ -217,6 +193,7 @@ def row_linear(name: str, shard: Shard, inputs: int, outputs: int, *, bias: bool
         weight_casts=weight_cast_ops(name, shard, inputs * outputs),
         quantized=inputs * outputs if shard.recipe else 0,
     )
+    return adapt(module, shard, (inputs, outputs), kept_bytes=0.0, column=False)
 
 
 def weight_gradient_bytes(shard: Shard, parameters: int) -> float:
@@ -238,7 +215,9 @@ def partly_replayed(module: Module, shard: Shard, inputs: int, kept: int, again:
     `again` columns are computed again, in a matrix product of `inputs` inner terms.
     """
     product: tuple[Op, ...] = ()
-    if again:
+    if again and shard.adapters is not None:
+        product = module.forward
+    elif again:
         casts = (op for op in module.forward if op.kind != "gemm")
         product = (
             *casts,

@@ -87,7 +87,8 @@ class Module:
     `parameters` are this rank's. `forward_steps` and `dgrad_steps`, where there are any, hold the
     kernels of `forward` and `dgrad` with what is communicated between them. `weight_casts` run
     before `forward` where the weights are new: in the first micro-batch of a step, or in every one
-    under FSDP. `quantized` of the `parameters` have copies in low precision.
+    under FSDP. `quantized` of the `parameters` have copies in low precision, `frozen` of them are
+    not trained.
 
     `saved_bytes` are made of `saved_input_bytes`, which are the result of the module before it, and
     of what only this module makes. `recompute` are the entries of `policies.recompute_modules` that
@@ -119,6 +120,12 @@ class Module:
     dgrad_steps: tuple[Step, ...] = ()
     weight_casts: tuple[Op, ...] = ()
     quantized: int = 0
+    frozen: int = 0
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have gradients and optimizer states."""
+        return self.parameters - self.frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,11 @@ class Layer:
     def parameters(self) -> int:
         """Parameters of the layer on one rank."""
         return sum(module.parameters for module in self.modules)
+
+    @property
+    def trained(self) -> int:
+        """Parameters of the layer on one rank that are not frozen."""
+        return sum(module.trained for module in self.modules)
 
     @property
     def quantized(self) -> int:

@@ -46,6 +46,8 @@ def cast_ops(
             casts = recipe.gathered_weight_casts(shard.element_bytes)
             return (), _streams(name, shard, size, casts.second)
     casts = recipe.casts(operand, shard.element_bytes, gathered=gathered, normed=normed)
+    if shard.adapters is not None and operand != "weight":
+        casts = casts.once(recipe.copy_bytes)
     first = _streams(name, shard, part * size, casts.first)
     return first, _streams(name, shard, tokens * size, casts.second)
 
@@ -56,6 +58,8 @@ def weight_cast_ops(name: str, shard: Shard, size: int) -> tuple[Op, ...]:
     if recipe is None or not recipe.engine:
         return ()
     if shard.precision.low_precision_parameters:
+        if shard.adapters is not None:
+            return ()  # neither gathered nor changed
         casts = recipe.gathered_weight_casts(shard.element_bytes)
     else:
         casts = recipe.casts("weight", shard.element_bytes)

@@ -47,6 +47,12 @@ class Casts(NamedTuple):
     first: tuple[Stream, ...] = ()
     second: tuple[Stream, ...] = ()
 
+    def once(self, copy_bytes: float) -> Casts:
+        """Return what is left where the first GEMM alone reads the operand (frozen weights)."""
+        kept = [step for step in self.first if step.name != "hadamard_cast"]
+        last = kept[-1]._replace(write_bytes=copy_bytes) if kept else None
+        return Casts((*kept[:-1], last) if last else ())
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from desim.models.recipe import Recipe, recipe_of
 from desim.models.width import element_bytes, element_dtype, stored_bytes
 from desim.spec.policy import ContextExchange, Kernels
-from desim.spec.workload import Precision
+from desim.spec.workload import Lora, Precision
 
 _TABLE_BLOCK = 128  # Megatron-LM pads the vocabulary to a multiple of 128 per tensor rank
 
@@ -20,7 +20,8 @@ class Shard:
     `pipeline` only decides whether a tied head needs a copy of the embedding of its own;
     `context_exchange` says how context ranks see each other's keys;
     `any_layout`: the device's fp8 GEMMs take operands in any layout; Hopper's need both contiguous
-    along k, Blackwell's do not (Transformer Engine user guide, FP8 current scaling).
+    along k, Blackwell's do not (Transformer Engine user guide, FP8 current scaling). `adapters`:
+    the low-rank adapters that are trained where the model is frozen.
     """
 
     tensor: int
@@ -34,6 +35,7 @@ class Shard:
     pipeline: int = 1
     context_exchange: ContextExchange = "all_gather"
     any_layout: bool = False
+    adapters: Lora | None = None
 
     @property
     def recipe(self) -> Recipe | None:

@@ -66,11 +66,12 @@ def make_buckets(chunk: Chunk, bucket_parameters: float, ranks: int, *, pad: boo
     for position in reversed(range(len(chunk))):
         layer = chunk[position][1]
         for part in reversed(range(len(layer.modules))):
-            if not layer.modules[part].parameters:
+            module = layer.modules[part]
+            if not module.trained:
                 continue
             modules.append((position, part))
-            parameters += layer.modules[part].parameters
-            quantized += layer.modules[part].quantized
+            parameters += module.trained
+            quantized += 0 if module.frozen else module.quantized
             if parameters >= bucket_parameters:
                 whole = _padded(parameters, ranks, pad)
                 buckets.append(Bucket(whole, parameters, quantized, tuple(modules)))
@@ -152,7 +153,7 @@ class WholeGradients(Hooks):
 
     def after_backward(self, emit: Emitter, position: int, part: int) -> None:
         """Keep the gradient that this module has made."""
-        parameters = self._chunk[position][1].modules[part].parameters
+        parameters = self._chunk[position][1].modules[part].trained
         emit.memory(WHOLE_GRADIENTS, parameters * self._bytes)
 
 

@@ -77,6 +77,7 @@ def shard_of(scenario: Scenario) -> Shard:
         pipeline=1 if scenario.policies.schedule in FOLDED_BACK else parallel.pipeline,
         context_exchange=scenario.policies.context,
         any_layout=scenario.cluster.system.device.any_layout,
+        adapters=workload.adapters,
     )
 
 

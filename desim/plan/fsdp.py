@@ -34,7 +34,7 @@ class ShardLayers(Hooks):
         gathered_bytes: Callable[[float, float], float],
         width: GradientWidth,
     ) -> None:
-        self._sizes = [layer.parameters for _, layer in chunk]
+        self._sizes = [layer.trained for _, layer in chunk]
         self._gathered = [gathered_bytes(layer.parameters, layer.quantized) for _, layer in chunk]
         self._fsdp = fsdp
         self._groups = groups
@@ -89,6 +89,8 @@ class ShardLayers(Hooks):
         self._freed.append(emit.now())
 
     def _reduce_layer(self, emit: Emitter, size: int) -> None:
+        if not size:
+            return
         phase, emit.phase = emit.phase, "gradients"
         emit.kernels(self._width.casts(size))
         whole = size * self._width.reduced_bytes

@@ -78,7 +78,10 @@ def fixed_bytes(context: Context, layers: tuple[Layer, ...]) -> dict[str, float]
     tables = [layer for layer in layers if layer.kind == "tables"]
     dense = sum(layer.parameters for layer in layers if layer.kind != "tables")
     each = bytes_per_parameter(precision, scenario.parallel.zero, context.data_groups.shard)
-    held = {owner: dense * size for owner, size in each.items()}
+    frozen = sum(module.frozen for layer in layers for module in layer.modules)
+    held = {owner: (dense - frozen) * size for owner, size in each.items()}
+    sharded = context.data_groups.shard if scenario.parallel.zero == 3 else 1
+    held["parameters"] += frozen * element_bytes(precision.compute) / sharded
     if context.recipe is not None and scenario.parallel.zero < 3:
         quantized = sum(layer.quantized for layer in layers)
         copies = kept_parameter_bytes(precision, context.recipe) - each["parameters"]

@@ -47,7 +47,7 @@ class StepEnds:
 
     @property
     def _parameters(self) -> int:
-        return sum(layer.parameters for chunk in self._chunks for _, layer in chunk)
+        return sum(layer.trained for chunk in self._chunks for _, layer in chunk)
 
     @property
     def _shards(self) -> int:
@@ -181,6 +181,8 @@ class StepEnds:
             return
         if self._policies.schedule in FOLDED_BACK:
             return  # both ends are on the first stage and share the table
+        if self._context.scenario.workload.adapters is not None:
+            return
         if self._stage in ends:
             layer = self._chunks[0][0][1] if self._stage == 0 else self._chunks[-1][-1][1]
             table = max(module.parameters for module in layer.modules)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from desim.analyze.fit import estimate_peaks
-from desim.models.count import model_flops_per_sample, parameter_count
+from desim.models.count import flops_per_sample, parameter_count
 from desim.network.topology import build_topology
 from desim.plan.disturb import disturb
 from desim.plan.mesh import build_mesh
@@ -32,7 +32,7 @@ def examine(scenario: Scenario) -> dict[str, Any]:
     mesh = build_mesh(scenario.parallel)
     peaks = estimate_peaks(scenario)
     capacity = cluster.system.device.memory_bytes
-    flops = model_flops_per_sample(workload.model, workload.sequence_length) * workload.global_batch
+    flops = flops_per_sample(workload) * workload.global_batch
     data = mesh.sizes["dp"]
     return {
         "name": scenario.name,

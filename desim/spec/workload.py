@@ -107,13 +107,27 @@ class Precision(Spec):
     """Last blocks that the recipe leaves in the compute format."""
 
 
+class Lora(Spec):
+    """Low-rank adapters beside frozen linear layers (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: PositiveInt = 16
+    """Width of the adapters."""
+    targets: tuple[Literal["qkv", "projection", "up", "down"], ...] = Field(
+        default=("qkv", "projection", "up", "down"), strict=False, min_length=1
+    )
+    """Linear layers of a block that have one; `up` includes the gate."""
+
+
 class Workload(Spec):
     """A model and its batch."""
 
     model: Model
     """A name of the catalogue, the path of a file, or the mapping."""
-    task: Literal["pretrain"] = "pretrain"
-    """What is run."""
+    task: Literal["pretrain", "lora"] = "pretrain"
+    """What is run: training of all parameters (full finetuning too), or of low-rank adapters beside
+    frozen weights."""
+    lora: Lora | None = None
+    """The adapters of `task: lora`; those of the defaults where left out."""
     sequence_length: Annotated[int, Ge(1)] = 1
     """Tokens per sequence; 1 for a model whose sample is not a sequence."""
     global_batch: PositiveInt
@@ -122,3 +136,8 @@ class Workload(Spec):
     """Samples per micro-batch on one data-parallel rank."""
     precision: Precision = Precision()
     """Number formats."""
+
+    @property
+    def adapters(self) -> Lora | None:
+        """The adapters that are trained, None where all parameters are."""
+        return (self.lora or Lora()) if self.task == "lora" else None
