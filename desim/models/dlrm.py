@@ -16,6 +16,7 @@ from desim.models.elementwise import elementwise_op
 from desim.models.gemm import gemm
 from desim.models.linear import column_linear
 from desim.models.op import Comm, Layer, Module, Op
+from desim.models.optimizer import state_bytes
 from desim.models.width import stored_bytes
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ def _update_op(model: Dlrm, shard: Shard, bags: float, samples: int) -> Op:
     lookups = bags * model.pooling
     share = samples * model.pooling / model.rows
     rows = lookups * -expm1(-share) / share
-    state = {"adagrad_rowwise": 4.0, "sgd_fp32": 0.0, "adam_fp32": 8.0 * model.embedding_dim}
-    row = _row_bytes(model, shard) + state[shard.precision.optimizer]
+    precision = shard.precision
+    whole = precision.optimizer != "adagrad_rowwise"
+    state = state_bytes(precision) * (model.embedding_dim if whole else 1)
+    row = _row_bytes(model, shard) + state
     pooled = bags * model.embedding_dim * _table_width(shard)
     return Op(
         "embedding_bag_update",

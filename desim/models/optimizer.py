@@ -11,17 +11,36 @@ if TYPE_CHECKING:
     from desim.models.op import Op
     from desim.spec.workload import Precision
 
-#: optimizer -> fp32 values of state per parameter, FLOPs per parameter of an update
-_STATE: dict[str, tuple[int, float]] = {
-    "adam_fp32": (2, 12.0),
-    "sgd_fp32": (0, 2.0),
-    "adagrad_rowwise": (1, 6.0),  # row-wise for tables only: a dense matrix keeps full state
+#: optimizer -> bytes of state per parameter, FLOPs per parameter of an update
+_STATE: dict[str, tuple[float, float]] = {
+    "adam_fp32": (8.0, 12.0),
+    "adam_bf16_states": (4.0, 12.0),  # both moments: DeepSeek-AI 2024, arXiv:2412.19437, 3.3.3
+    "adam_fp8_states": (2.0, 12.0),  # Megatron-LM --exp-avg-dtype fp8 --exp-avg-sq-dtype fp8
+    "adam_bf16": (4.0, 12.0),
+    "lion_fp32": (4.0, 8.0),  # one momentum: Chen et al. 2023, arXiv:2302.06675, algorithm 2
+    "sgd_fp32": (0.0, 2.0),
+    "adagrad_rowwise": (4.0, 6.0),  # row-wise for tables only: a dense matrix keeps full state
 }
 
 
+def state_bytes(precision: Precision) -> float:
+    """Bytes of optimizer state per parameter of a dense matrix, without an fp32 copy."""
+    return _STATE[precision.optimizer][0]
+
+
+def _updated_bytes(precision: Precision) -> float:
+    """Bytes of a parameter as the optimizer updates it: fp32, but with `adam_bf16`."""
+    return element_bytes(precision.compute) if precision.optimizer == "adam_bf16" else 4.0
+
+
+def fsdp_gradient_bytes(precision: Precision) -> float:
+    """Bytes of a gradient of FSDP's shard, which has the format of the parameter's shard."""
+    return _updated_bytes(precision)
+
+
 def _has_master(precision: Precision) -> bool:
-    """Parameters narrower than fp32 have an fp32 copy that the optimizer updates."""
-    return element_bytes(precision.compute) < 4
+    """Parameters narrower than what the optimizer updates have a copy that it does."""
+    return element_bytes(precision.compute) < _updated_bytes(precision)
 
 
 def bytes_per_parameter(precision: Precision, zero: int, data_ranks: int) -> dict[str, float]:
@@ -35,12 +54,15 @@ def bytes_per_parameter(precision: Precision, zero: int, data_ranks: int) -> dic
     - zero 3 (PyTorch FSDP): the shard is the fp32 parameter, its gradient is kept in the same
       format whatever it was reduced in, and there is no second copy: (4 + 4 + 8)/d = 16/d. The
       gathered layers are activations to the memory plan.
+
+    Narrower states take less of the 12 or 16; `adam_bf16` has no fp32 copy: 2 + 2 + 4 in all.
     """
-    state = 4.0 * _STATE[precision.optimizer][0]
+    state = state_bytes(precision)
     if zero == 3:
+        updated = _updated_bytes(precision)
         return {
-            "parameters": 4.0 / data_ranks,
-            "gradients": 4.0 / data_ranks,
+            "parameters": updated / data_ranks,
+            "gradients": updated / data_ranks,
             "optimizer": state / data_ranks,
         }
     master = 4.0 if _has_master(precision) else 0.0
@@ -60,7 +82,7 @@ def table_bytes_per_parameter(precision: Precision, embedding_dim: int) -> float
     width = stored_bytes(precision.embedding or precision.compute)
     if precision.optimizer == "adagrad_rowwise":
         return width + 4.0 / embedding_dim
-    return width + 4.0 * _STATE[precision.optimizer][0]
+    return width + state_bytes(precision)
 
 
 def optimizer_ops(
@@ -69,20 +91,20 @@ def optimizer_ops(
     """Return the fused update of this rank's shard of `parameters`, cut in `shard_count`.
 
     It reads gradient, fp32 parameter and state and writes the fp32 parameter, the state and the
-    compute copy. Under zero 3 the gradient is fp32 and there is no copy.
+    compute copy. Under zero 3 the gradient is as wide as the parameter and there is no copy.
     """
-    values, flops = _STATE[precision.optimizer]
-    gradient = 4.0 if zero == 3 else stored_bytes(precision.gradients)
+    state, flops = _STATE[precision.optimizer]
+    updated = _updated_bytes(precision)
+    gradient = updated if zero == 3 else stored_bytes(precision.gradients)
     copy = element_bytes(precision.compute) if _has_master(precision) and zero < 3 else 0.0
-    state = 4.0 * (1 + values)
     return (
         elementwise_op(
             "optimizer",
             "optimizer",
             "fp32",
             parameters / shard_count,
-            gradient + state,
-            state + copy,
+            gradient + updated + state,
+            updated + state + copy,
             flops,
         ),
     )

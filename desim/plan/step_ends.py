@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
-from desim.models.optimizer import grad_norm_op, optimizer_ops, zero_gradients_op
+from desim.models.optimizer import (
+    fsdp_gradient_bytes,
+    grad_norm_op,
+    optimizer_ops,
+    zero_gradients_op,
+)
 from desim.plan.buckets import GradientWidth, gathered, make_buckets, reduce_bucket
 from desim.plan.schedules import FOLDED_BACK, SPLIT
 from desim.plan.tables import LANE
@@ -144,7 +149,9 @@ class StepEnds:
         """Convert this rank's reduced gradients to the format in which they are kept."""
         if self._context.gradient_ranks == 1:
             return
-        kept = 4.0 if self._zero == 3 else self._context.gradient_bytes
+        kept = self._context.gradient_bytes
+        if self._zero == 3:
+            kept = fsdp_gradient_bytes(self._context.scenario.workload.precision)
         back = GradientWidth(self._context.reduced_bytes, kept)
         if self._context.scenario.workload.precision.reduce is not None:
             emit.kernels(back.casts(self._parameters / self._shards))

@@ -87,8 +87,18 @@ class Precision(Spec):
     """Format of matrix products and activations."""
     gradients: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Format in which gradients are accumulated and reduced."""
-    optimizer: Literal["adam_fp32", "sgd_fp32", "adagrad_rowwise"] = "adam_fp32"
-    """Optimizer and the format of its states."""
+    optimizer: Literal[
+        "adam_fp32",
+        "adam_bf16_states",
+        "adam_fp8_states",
+        "adam_bf16",
+        "lion_fp32",
+        "sgd_fp32",
+        "adagrad_rowwise",
+    ] = "adam_fp32"
+    """Optimizer and the format of its states: Adam with both moments in fp32, bf16 or fp8 beside an
+    fp32 copy of the parameters (Megatron's precision-aware optimizer), all in bf16 without a copy
+    (`adam_bf16`); Lion with one momentum."""
     embedding: Dtype | None = None
     """Format of embedding tables; the compute format where left out."""
     reduce: Literal["fp32", "bf16", "fp16"] | None = None
