@@ -36,13 +36,11 @@ _PARTIAL_BYTES = 4.0  # split-k parts are summed in fp32
 #: (arXiv:2401.14489: up to 39 % between well and badly chosen shapes).
 _ALIGNMENT = ((128, 1.0), (64, 0.97), (32, 0.94), (16, 0.9), (8, 0.7), (4, 0.6), (0, 0.5))
 
-#: Batched products whose matrices are not aligned to 16 bytes leave the Tensor Cores (cuBLAS
-#: needs the alignment of every matrix of a strided batch for them). The share of the fp32 peak
-#: they then reach is no kernel measurement: BLOOM's sweep (validation/step_time.csv, bigscience,
-#: h 13824, head dimension 108 against 144) loses 40 s a step in four pairs of runs over two
-#: meshes and two micro-batches, which is 10 of the 19.5 TFLOP/s of A100 in the attention products.
+#: Batched products whose matrices are not aligned to 16 bytes leave the Tensor Cores (cuBLAS needs
+#: the alignment of every matrix of a strided batch for them) and run at the fp32 rate. BLOOM's
+#: sweep shows it: with a head dimension of 108 a step takes 40 s longer than with 144
+#: (validation/step_time.csv, bigscience, h 13824).
 _TENSOR_CORE_ALIGNMENT = 16
-_CUDA_CORE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,8 @@ def gemm_unit(op: Op, device: Device) -> GemmUnit:
     rate = peak_flops_per_s(device, op.dtype) * gemm_efficiency(device, op.dtype)
     rate *= alignment_factor(op)
     if len(op.shape) > 3 and op.shape[3] > 1 and aligned_bytes(op) < _TENSOR_CORE_ALIGNMENT:
-        rate = min(rate, device.peak_flops_per_s.get("fp32", rate) * _CUDA_CORE_SHARE)
+        cuda_cores = device.peak_flops_per_s.get("fp32", rate) * gemm_efficiency(device, "fp32")
+        rate = min(rate, cuda_cores)
     if _accumulates(op):
         rate *= device.kernels.gemm_accumulate
     memory = device.memory_bytes_per_s * device.kernels.memory_efficiency
