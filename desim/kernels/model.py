@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from desim.kernels.attention import attention_time, choose_backend
 from desim.kernels.gemm import gemm_time
+from desim.kernels.grouped_gemm import grouped_gemm_time
 from desim.kernels.memory_bound import memory_bound_time
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class KernelModel:
         #: op kind -> cost function; every other kind streams memory
         self._costs: dict[str, Callable[[Op], KernelTime]] = {
             "gemm": lambda op: gemm_time(op, device),
+            "grouped_gemm": lambda op: grouped_gemm_time(op, device),
             "attention": lambda op: attention_time(op, device, self._backend),
         }
 

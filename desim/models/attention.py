@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from desim.models import passes
 from desim.models.context import CONTEXT_CORES, gathered_comms
-from desim.models.elementwise import dropout_ops, elementwise_op, pass_ops, rotary
+from desim.models.elementwise import dropout_ops, elementwise_op, norm, pass_ops, rotary
 from desim.models.fused_attention import Rectangle
 from desim.models.gemm import gemm
 from desim.models.linear import column_linear, partly_replayed, row_linear
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 def heads_of(model: Transformer, shard: Shard) -> tuple[int, int]:
     """Return this rank's query heads and key-value heads (one is copied where too few exist)."""
     return model.heads // shard.tensor, max(1, model.kv_heads // shard.tensor)
+
+
+def head_dims(model: Transformer) -> tuple[int, int]:
+    """Return the width of a head's query and key, and of its value."""
+    if model.mla is None:
+        return model.head_dim, model.head_dim
+    return model.mla.query_head_dim, model.mla.value_head_dim
+
+
+def core_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
+    """Return core attention: from queries, keys and values to the projection's input."""
+    core = _unfused_core if shard.kernels.attention == "unfused" else _fused_core
+    return core(model, shard)
 
 
 def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
@@ -50,16 +63,26 @@ def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
     qkv = partly_replayed(
         qkv, shard, model.hidden, kept=(heads + kv_heads) * width, again=kv_heads * width
     )
-    turned = (rotary(model, shard, heads, kv_heads),) if model.position == "rope" else ()
-    core = _unfused_core if shard.kernels.attention == "unfused" else _fused_core
+    between: tuple[Module, ...] = ()
+    if model.qk_norm:
+        counts = {"q_norm": heads, "k_norm": kv_heads}
+        between = tuple(
+            norm(name, model, shard, width=model.head_dim, rows=shard.tokens * count)
+            for name, count in counts.items()
+        )
+    if model.position == "rope":
+        between = (*between, rotary(shard, heads, kv_heads, model.head_dim))
     projection = row_linear(
         "projection", shard, heads * model.head_dim, model.hidden, bias=model.bias
     )
-    return (qkv, *turned, *core(model, shard), projection)
+    return (qkv, *between, *core_modules(model, shard), projection)
 
 
 def _rectangle(model: Transformer, shard: Shard) -> Rectangle:
-    """This rank's queries against all keys of the sequence."""
+    """This rank's queries against all keys of the sequence.
+
+    Values narrower than keys count with their mean: FLOPs and bytes of both together are the same.
+    """
     heads, kv_heads = heads_of(model, shard)
     return Rectangle(
         batch=shard.micro_batch,
@@ -67,7 +90,7 @@ def _rectangle(model: Transformer, shard: Shard) -> Rectangle:
         kv_heads=kv_heads,
         queries=shard.queries,
         keys=shard.sequence_length,
-        dim=model.head_dim,
+        dim=sum(head_dims(model)) // 2,
         causal=model.causal,
     )
 
@@ -109,7 +132,7 @@ def _score_module(model: Transformer, shard: Shard) -> Module:
     heads, kv_heads = heads_of(model, shard)
     batch, queries, keys = shard.micro_batch * heads, shard.queries, shard.sequence_length
     useful = 0.5 if model.causal else 1.0
-    dim = model.head_dim
+    dim = head_dims(model)[0]
     repeat, repeat_back, extra = _repeat_ops(model, shard, heads, kv_heads)
     gather, scatter = gathered_comms(_rectangle(model, shard), shard)
     return Module(
@@ -132,7 +155,7 @@ def _weighted_sum_module(model: Transformer, shard: Shard) -> Module:
     heads, _ = heads_of(model, shard)
     batch, queries, keys = shard.micro_batch * heads, shard.queries, shard.sequence_length
     useful = 0.5 if model.causal else 1.0
-    dim = model.head_dim
+    dim = head_dims(model)[1]
     return Module(
         "weighted_sum",
         forward=(gemm("weighted_sum", shard, (queries, dim, keys, batch), useful=useful),),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from desim.spec.workload import Dlrm, Lora, Transformer, Workload
+
+if TYPE_CHECKING:
+    from desim.spec.mixture import Mixture
 
 _TRAINING = 3  # a backward pass does twice the GEMM work of a forward pass
 
@@ -13,12 +17,23 @@ def parameter_count(model: Transformer | Dlrm) -> int:
     """Return the exact number of parameters, without padding."""
     if isinstance(model, Dlrm):
         return table_parameters(model) + dense_parameters(model)
+    mixtures = model.layers - model.dense_layers
     return (
-        model.layers * block_parameters(model)
+        model.dense_layers * block_parameters(model)
+        + mixtures * (mixture_block_parameters(model) if mixtures else 0)
         + model.vocab * model.hidden * (1 if model.tied_embeddings else 2)
         + (model.max_positions * model.hidden if model.position == "learned" else 0)
         + norm_parameters(model)
     )
+
+
+def active_parameter_count(model: Transformer | Dlrm) -> int:
+    """Return the parameters that one token meets: of the experts, those that it visits."""
+    count = parameter_count(model)
+    if isinstance(model, Dlrm) or model.moe is None:
+        return count
+    idle = (model.moe.experts - model.moe.top_k) * expert_parameters(model, model.moe)
+    return count - (model.layers - model.dense_layers) * idle
 
 
 def norm_parameters(model: Transformer) -> int:
@@ -26,19 +41,84 @@ def norm_parameters(model: Transformer) -> int:
     return model.hidden * (2 if model.norm == "layer" else 1)
 
 
+def attention_matrix_parameters(model: Transformer) -> int:
+    """Return the parameters of one block's attention that stand in matrix products."""
+    mla = model.mla
+    if mla is None:
+        return model.hidden * (2 * model.heads + 2 * model.kv_heads) * model.head_dim
+    queries = model.heads * mla.query_head_dim
+    query = mla.q_rank * (model.hidden + queries) if mla.q_rank else model.hidden * queries
+    down = model.hidden * (mla.kv_rank + mla.rope_head_dim)
+    up = mla.kv_rank * model.heads * (mla.nope_head_dim + mla.value_head_dim)
+    return query + down + up + model.heads * mla.value_head_dim * model.hidden
+
+
 def block_matrix_parameters(model: Transformer) -> int:
-    """Return the parameters of one block that stand in matrix products."""
-    width = (2 * model.heads + 2 * model.kv_heads) * model.head_dim
-    return model.hidden * width + (3 if model.gated else 2) * model.hidden * model.ffn
+    """Return the parameters of one dense block that stand in matrix products."""
+    mlp = (3 if model.gated else 2) * model.hidden * model.ffn
+    return attention_matrix_parameters(model) + mlp
+
+
+def _inner_norm_parameters(model: Transformer) -> int:
+    """Return the parameters of the norms inside attention."""
+    scale = 2 if model.norm == "layer" else 1
+    if model.mla:
+        return scale * ((model.mla.q_rank or 0) + model.mla.kv_rank)
+    return scale * 2 * model.head_dim if model.qk_norm else 0
+
+
+def _attention_bias_parameters(model: Transformer) -> int:
+    if not model.bias:
+        return 0
+    return (model.heads + 2 * model.kv_heads) * model.head_dim + model.hidden
+
+
+def _attention_parameters(model: Transformer) -> int:
+    """Return the parameters of one block's attention and both of its norms."""
+    norms = 2 * norm_parameters(model) + _inner_norm_parameters(model)
+    return attention_matrix_parameters(model) + _attention_bias_parameters(model) + norms
 
 
 def block_parameters(model: Transformer) -> int:
-    """Return the parameters of one block: matrices, biases and two norms."""
-    bias = 0
-    if model.bias:
-        packed = (model.heads + 2 * model.kv_heads) * model.head_dim
-        bias = packed + 2 * model.hidden + (2 if model.gated else 1) * model.ffn
-    return block_matrix_parameters(model) + bias + 2 * norm_parameters(model)
+    """Return the parameters of one dense block: matrices, biases and norms."""
+    return _attention_parameters(model) + _mlp_parameters(model, model.ffn)
+
+
+def _mlp_parameters(model: Transformer, ffn: int) -> int:
+    bias = model.hidden + (2 if model.gated else 1) * ffn if model.bias else 0
+    return (3 if model.gated else 2) * model.hidden * ffn + bias
+
+
+def expert_parameters(model: Transformer, moe: Mixture) -> int:
+    """Return the parameters of one routed expert."""
+    return _mlp_parameters(model, moe.ffn)
+
+
+def mixture_block_parameters(model: Transformer) -> int:
+    """Return the parameters of one block with experts: all of them, and the router."""
+    moe = model.moe
+    assert moe is not None, "the model has no experts"
+    shared = _mlp_parameters(model, moe.shared_ffn) if moe.shared_ffn else 0
+    gate = model.hidden if moe.shared_gate and moe.shared_ffn else 0
+    experts = moe.experts * (expert_parameters(model, moe) + model.hidden)
+    return _attention_parameters(model) + experts + shared + gate
+
+
+def _mixture_matrix_parameters(model: Transformer, moe: Mixture) -> int:
+    """Return the parameters of one block with experts in the matrix products of one token."""
+    widths = moe.top_k * moe.ffn + moe.shared_ffn
+    mlp = (3 if model.gated else 2) * model.hidden * widths
+    return attention_matrix_parameters(model) + mlp + model.hidden * moe.experts
+
+
+def active_matrix_parameters(model: Transformer) -> int:
+    """Return the parameters in the matrix products that one token goes through, LM head in."""
+    dense = model.dense_layers * block_matrix_parameters(model)
+    mixtures = 0
+    if model.moe:
+        each = _mixture_matrix_parameters(model, model.moe)
+        mixtures = (model.layers - model.dense_layers) * each
+    return dense + mixtures + model.vocab * model.hidden
 
 
 def table_parameters(model: Dlrm) -> int:
@@ -59,14 +139,17 @@ def model_flops_per_sample(model: Transformer | Dlrm, sequence_length: int) -> f
     """Return the FLOPs of training on one sample that MFU counts (design.md, section 6).
 
     A transformer: per token 6 x parameters in matrix products (LM head in, embedding look-up out)
-    + 12 L h s of attention, h being heads x head dimension, halved for a causal mask (PaLM,
-    arXiv:2204.02311, appendix B, there without the halving). A recommendation model: three times
-    its forward GEMMs.
+    + 12 L h s of attention, h being heads x head dimension (the mean of a key's and a value's),
+    halved for a causal mask (PaLM, arXiv:2204.02311, appendix B, there without the halving). Of
+    experts those count that a token visits. A recommendation model: three times its forward GEMMs.
     """
     if isinstance(model, Dlrm):
         return _TRAINING * dlrm_forward_flops(model)
-    matrices = model.layers * block_matrix_parameters(model) + model.vocab * model.hidden
-    attention = 12.0 * model.layers * model.heads * model.head_dim * sequence_length
+    matrices = active_matrix_parameters(model)
+    widths = 2 * model.head_dim
+    if model.mla:
+        widths = model.mla.query_head_dim + model.mla.value_head_dim
+    attention = 6.0 * model.layers * model.heads * widths * sequence_length
     if model.causal:
         attention /= 2
     return sequence_length * (6.0 * matrices + attention)

@@ -55,15 +55,24 @@ def pass_ops(
     )
 
 
-def norm(name: str, model: Transformer, shard: Shard, *, before_linear: bool = False) -> Module:
-    """Return a norm over the residual stream; it saves its input.
+def norm(
+    name: str,
+    model: Transformer,
+    shard: Shard,
+    *,
+    width: int = 0,
+    rows: float = 0.0,
+    before_linear: bool = False,
+) -> Module:
+    """Return a norm, of the residual stream unless its `rows` and `width` are given.
 
-    Fused with the linear layer behind it (`before_linear`) it may write that layer's operand.
-
-    An eager RMSNorm saves its input in fp32 and the normalised input instead.
+    It saves its input; an eager RMSNorm saves it in fp32 and the normalised input instead. Where
+    it begins a branch of the residual stream it joins the gradients of branch and skip. Fused with
+    the linear layer behind it (`before_linear`) it may write that layer's operand.
     """
-    elements = shard.split_tokens * model.hidden
+    elements = rows * width if width else shard.split_tokens * model.hidden
     chain = passes.NORM[model.norm, shard.kernels.fusion]
+    dgrad = tuple(step for step in chain.dgrad if not (width and step.name == "_skip_add"))
     eager_rms = model.norm == "rms" and shard.kernels.fusion == "eager"
     saved = 4 + shard.element_bytes if eager_rms else shard.element_bytes
     forward = pass_ops(name, "norm", shard, elements, chain.forward)
@@ -73,50 +82,62 @@ def norm(name: str, model: Transformer, shard: Shard, *, before_linear: bool = F
     return Module(
         name,
         forward=forward,
-        dgrad=pass_ops(name, "norm", shard, elements, chain.dgrad),
+        dgrad=pass_ops(name, "norm", shard, elements, dgrad),
         wgrad=pass_ops(name, "norm", shard, elements, chain.wgrad),
-        parameters=model.hidden * (2 if model.norm == "layer" else 1),
+        parameters=(width or model.hidden) * (2 if model.norm == "layer" else 1),
         saved_bytes=elements * saved,
         saved_input_bytes=elements * shard.element_bytes,
         recompute=("norm",),
     )
 
 
-def rotary(model: Transformer, shard: Shard, heads: int, kv_heads: int) -> Module:
+def rotary(shard: Shard, heads: int, kv_heads: int, dim: int, extra: tuple[Op, ...] = ()) -> Module:
     """Return rotary positions of this rank's queries and keys; they save nothing.
 
-    The fused kernels turn queries and keys together, the others one after the other.
+    The fused kernels turn queries and keys together, the others one after the other. `extra` are
+    kernels of the same traffic forward and backward that put the turned parts in their places.
     """
     chain = passes.ROTARY[shard.kernels.fusion]
     parts = {"rotary": heads + kv_heads}
     if len(chain.forward) > 1:
         parts = {"rotary_q": heads, "rotary_k": kv_heads}
-    sizes = {name: float(shard.tokens * count * model.head_dim) for name, count in parts.items()}
+    sizes = {name: float(shard.tokens * count * dim) for name, count in parts.items()}
     return Module(
         "rotary",
-        forward=tuple(
-            op for n, s in sizes.items() for op in pass_ops(n, "rotary", shard, s, chain.forward)
+        forward=(
+            *(
+                op
+                for n, s in sizes.items()
+                for op in pass_ops(n, "rotary", shard, s, chain.forward)
+            ),
+            *extra,
         ),
-        dgrad=tuple(
-            op for n, s in sizes.items() for op in pass_ops(n, "rotary", shard, s, chain.dgrad)
+        dgrad=(
+            *(op for n, s in sizes.items() for op in pass_ops(n, "rotary", shard, s, chain.dgrad)),
+            *(replace(op, name=f"{op.name}_dx") for op in extra),
         ),
     )
 
 
-def activation(model: Transformer, shard: Shard) -> Module:
-    """Return SwiGLU (gated) or GELU; it saves its input: two or one of tokens x ffn.
+def activation(
+    model: Transformer, shard: Shard, elements: float, name: str = "activation"
+) -> Module:
+    """Return the MLP's activation with `elements` of output; it saves its input.
 
-    Eager SwiGLU also saves the output of the SiLU, which the multiplication needs.
+    A gate doubles the input. What is not one kernel also saves what its second kernel needs: the
+    output of the SiLU, or of the ReLU that is squared.
     """
-    elements = shard.tokens * model.ffn / shard.tensor
-    chain = passes.GATED[shard.kernels.fusion] if model.gated else passes.GELU
-    saved = 1
     if model.gated:
-        saved = 3 if shard.kernels.fusion == "eager" else 2
+        chain = passes.GATED[shard.kernels.fusion]
+    elif model.activation == "relu2":
+        chain = passes.RELU2[shard.kernels.fusion]
+    else:
+        chain = passes.GELU
+    saved = (2 if model.gated else 1) + len(chain.forward) - 1
     return Module(
-        "activation",
-        forward=pass_ops("activation", "activation", shard, elements, chain.forward),
-        dgrad=pass_ops("activation", "activation", shard, elements, chain.dgrad),
+        name,
+        forward=pass_ops(name, "activation", shard, elements, chain.forward),
+        dgrad=pass_ops(name, "activation", shard, elements, chain.dgrad),
         saved_bytes=elements * saved * shard.element_bytes,
         saved_input_bytes=elements * (2 if model.gated else 1) * shard.element_bytes,
         recompute=("activation",),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from desim.models.shard import Shard
 
 
-def _product(
+def linear_product(
     name: str,
     shard: Shard,
     shape: tuple[int, ...],
@@ -52,9 +52,9 @@ def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int], bias: bool)
     m, n, tokens = shape
     ops: list[Op] = []
     if shard.kernels.fusion in ("te", "apex"):
-        ops.append(_product(name, shard, shape, "wgrad", shard.gradient_bytes))
+        ops.append(linear_product(name, shard, shape, "wgrad", shard.gradient_bytes))
     else:
-        ops.append(_product(name, shard, shape, "wgrad"))
+        ops.append(linear_product(name, shard, shape, "wgrad"))
         if shard.gradient_bytes != shard.element_bytes:
             read = shard.element_bytes + shard.gradient_bytes
             ops.append(
@@ -91,8 +91,8 @@ def _products(
     x = cast_ops(name, shard, "input", inputs, gathered=gathered == "input", normed=normed)
     dy = cast_ops(f"{name}_dy", shard, "gradient", outputs, gathered=gathered == "gradient")
     weight = cast_ops(f"{name}_weight", shard, "weight", inputs * outputs)
-    forward = _product(name, shard, (tokens, outputs, inputs), "forward")
-    dgrad = _product(f"{name}_dgrad", shard, (tokens, inputs, outputs), "dgrad")
+    forward = linear_product(name, shard, (tokens, outputs, inputs), "forward")
+    dgrad = linear_product(f"{name}_dgrad", shard, (tokens, inputs, outputs), "dgrad")
     return (
         (*x[0], *weight[0], forward),
         (*dy[0], *weight[1], dgrad),
@@ -221,7 +221,7 @@ def partly_replayed(module: Module, shard: Shard, inputs: int, kept: int, again:
         casts = (op for op in module.forward if op.kind != "gemm")
         product = (
             *casts,
-            _product(module.name, shard, (shard.tokens, again, inputs), "forward"),
+            linear_product(module.name, shard, (shard.tokens, again, inputs), "forward"),
         )
     kept_bytes = shard.tokens * kept * shard.element_bytes
     return replace(module, replay=product, replay_saved_bytes=kept_bytes)

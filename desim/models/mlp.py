@@ -19,19 +19,24 @@ if TYPE_CHECKING:
     from desim.spec.workload import Transformer
 
 
-def mlp_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
-    """Return the modules of a block's MLP, without norm and residual.
+def mlp_modules(
+    model: Transformer, shard: Shard, ffn: int = 0, prefix: str = ""
+) -> tuple[Module, ...]:
+    """Return the modules of a block's MLP of width `ffn` (the model's), without norm and residual.
 
-    Its matrix products are the fifth and later ones of the block, of which per-op recomputation
-    keeps every second: gate and down, or without a gate up.
+    `prefix` begins the names of a second MLP of the block, which no norm is fused with. Its matrix
+    products are the fifth and later ones of the block, of which per-op recomputation keeps every
+    second: gate and down, or without a gate up.
     """
-    width = model.ffn // shard.tensor
+    width = (ffn or model.ffn) // shard.tensor
     name = "gate_up" if model.gated else "up"
     outputs = 2 * width if model.gated else width
-    up = column_linear(name, shard, model.hidden, outputs, bias=model.bias, normed=True)
-    down = row_linear("down", shard, width, model.hidden, bias=model.bias)
+    normed = not prefix
+    up = column_linear(prefix + name, shard, model.hidden, outputs, bias=model.bias, normed=normed)
+    down = row_linear(f"{prefix}down", shard, width, model.hidden, bias=model.bias)
     up = partly_replayed(up, shard, model.hidden, width, width if model.gated else 0)
     if model.gated:
         down = partly_replayed(down, shard, width, model.hidden, 0)
-    mlp = (up, activation(model, shard), down)
+    elements = float(shard.tokens * width)
+    mlp = (up, activation(model, shard, elements, f"{prefix}activation"), down)
     return tuple(replace(module, recompute=(*module.recompute, "mlp")) for module in mlp)

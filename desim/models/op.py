@@ -7,6 +7,7 @@ from typing import Literal
 
 OpKind = Literal[
     "gemm",
+    "grouped_gemm",
     "attention",
     "softmax",
     "norm",
@@ -20,6 +21,8 @@ OpKind = Literal[
     "interaction",
     "optimizer",
     "grad_norm",
+    "router",
+    "permute",
     "cast",
     "copy",
 ]
@@ -32,7 +35,8 @@ CORE_ATTENTION = ("core_attention",)
 class Op:
     """One kernel on one rank.
 
-    `shape` is (m, n, k) of a GEMM with output m x n (`batch` of them, if given as a fourth entry),
+    `shape` is (m, n, k) of a GEMM with output m x n (`batch` of them, if given as a fourth entry;
+    a grouped GEMM has a matrix of its own for each of its fourth entry's groups),
     (batch, heads, kv_heads, queries, keys, head_dim) of attention, else the number of elements.
     `variant` is the GEMM's layout (`forward`, `dgrad`, `wgrad`), attention's pass
     (`forward`, `backward`), else empty. `flops` counts a multiply-add as two and a causal mask
@@ -48,14 +52,20 @@ class Op:
     shape: tuple[int, ...] = ()
     variant: str = ""
 
+    @property
+    def groups(self) -> int:
+        """GEMMs that the host launches one by one for this op; 1 for any other kernel."""
+        return self.shape[3] if self.kind == "grouped_gemm" else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Comm:
     """A collective that a module needs.
 
-    `group` names a mesh group (`tp`, `cp`, `ep`, `world`), `size_bytes` is the whole tensor: the
-    gathered result of an all-gather, the input of a reduce-scatter or all-reduce, what one rank
-    sends in an all-to-all or, to the next member, in a shift.
+    `group` names a mesh group (`tp`, `cp`, `ep`, `etp`, `world`; `etp` share an expert's
+    matrices), `size_bytes` is the whole tensor: the gathered result of an all-gather, the input of
+    a reduce-scatter or all-reduce, what one rank sends in an all-to-all or, to the next member, in
+    a shift.
     """
 
     group: str
@@ -88,7 +98,8 @@ class Module:
     kernels of `forward` and `dgrad` with what is communicated between them. `weight_casts` run
     before `forward` where the weights are new: in the first micro-batch of a step, or in every one
     under FSDP. `quantized` of the `parameters` have copies in low precision, `frozen` of them are
-    not trained.
+    not trained. `expert` marks the parameters of experts, which other ranks hold copies of than of
+    the rest. After a module with `read_back` the host waits for a result of its forward pass.
 
     `saved_bytes` are made of `saved_input_bytes`, which are the result of the module before it, and
     of what only this module makes. `recompute` are the entries of `policies.recompute_modules` that
@@ -111,6 +122,8 @@ class Module:
     forward_bytes: float | None = None
     backward_bytes: float | None = None
     weight_gradient_bytes: float = 0.0
+    expert: bool = False
+    read_back: bool = False
     pre_forward: tuple[Comm, ...] = ()
     post_forward: tuple[Comm, ...] = ()
     pre_backward: tuple[Comm, ...] = ()
@@ -153,3 +166,8 @@ class Layer:
     def quantized(self) -> int:
         """Parameters of the layer on one rank that have copies in low precision."""
         return sum(module.quantized for module in self.modules)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Trained parameters of experts among them."""
+        return sum(module.trained for module in self.modules if module.expert)

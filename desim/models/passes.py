@@ -112,6 +112,17 @@ GATED: dict[str, Passes] = {
 }
 #: GELU is one kernel at every level (the bias is added by it or by the GEMM's epilogue)
 GELU = Passes((Pass("", 1, 1),), (Pass("_dx", 2, 1),))
+_RELU2_EAGER = Passes(
+    (Pass("_relu", 1, 1), Pass("_square", 1, 1)),
+    (Pass("_dsquare", 2, 1), Pass("_drelu", 2, 1)),
+)
+#: fusion -> squared ReLU (So et al. 2021, arXiv:2109.08668): a ReLU and a power where not compiled
+RELU2: dict[str, Passes] = {
+    "te": GELU,
+    "compile": GELU,
+    "apex": _RELU2_EAGER,
+    "eager": _RELU2_EAGER,
+}
 
 _SOFTMAX_FUSED = Passes((Pass("", 1, 1),), (Pass("_dx", 2, 1),))
 #: fusion -> scale, mask and softmax over tensors of heads x queries x keys

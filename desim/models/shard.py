@@ -21,7 +21,8 @@ class Shard:
     `context_exchange` says how context ranks see each other's keys;
     `any_layout`: the device's fp8 GEMMs take operands in any layout; Hopper's need both contiguous
     along k, Blackwell's do not (Transformer Engine user guide, FP8 current scaling). `adapters`:
-    the low-rank adapters that are trained where the model is frozen.
+    the low-rank adapters that are trained where the model is frozen. `expert` ranks share the
+    experts of a layer, `expert_tensor` the matrices of every expert.
     """
 
     tensor: int
@@ -36,6 +37,8 @@ class Shard:
     context_exchange: ContextExchange = "all_gather"
     any_layout: bool = False
     adapters: Lora | None = None
+    expert: int = 1
+    expert_tensor: int = 1
 
     @property
     def recipe(self) -> Recipe | None:

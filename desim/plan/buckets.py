@@ -10,6 +10,8 @@ from desim.plan.passes import Hooks
 from desim.plan.template import Input
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from desim.models.op import Op
     from desim.plan.data_groups import DataGroups
     from desim.plan.stages import Chunk
@@ -33,6 +35,8 @@ class Bucket:
     held: int
     quantized: int
     modules: tuple[tuple[int, int], ...]
+    expert: bool = False
+    """Whether they are parameters of experts, which are reduced in groups of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +57,32 @@ class GradientWidth:
         )
 
 
-def make_buckets(chunk: Chunk, bucket_parameters: float, ranks: int, *, pad: bool) -> list[Bucket]:
+def make_buckets(
+    chunk: Chunk, bucket_parameters: float, groups: DataGroups, *, pad: bool
+) -> list[Bucket]:
     """Cut a chunk's parameters into buckets in the order in which the backward pass finishes them.
 
     A bucket is closed once it holds `bucket_parameters`, as in Megatron-LM and torch DDP. With
-    `pad` its size is rounded up to a multiple of 64 x `ranks`, so that every rank's shard is
-    aligned (ZeRO-1/2).
+    `pad` its size is rounded up to a multiple of 64 x the ranks that share it, so that every rank's
+    shard is aligned (ZeRO-1/2). Experts with groups of their own have buckets of their own.
     """
+    kinds: dict[tuple[bool, ...], DataGroups] = {(False, True): groups}
+    if groups.experts is not None:
+        kinds = {(False,): groups, (True,): groups.experts}
+    buckets = [
+        bucket
+        for kind, those in kinds.items()
+        if those.ranks > 1
+        for bucket in _buckets_of(chunk, bucket_parameters, those.shard, kind, pad=pad)
+    ]
+    return sorted(buckets, key=lambda bucket: bucket.modules[-1], reverse=True)
+
+
+def _buckets_of(
+    chunk: Chunk, bucket_parameters: float, ranks: int, kinds: Collection[bool], *, pad: bool
+) -> list[Bucket]:
+    """Cut the parameters of experts, of the others, or of both into buckets."""
+    expert = False not in kinds
     buckets: list[Bucket] = []
     modules: list[tuple[int, int]] = []
     parameters = quantized = 0
@@ -67,18 +90,18 @@ def make_buckets(chunk: Chunk, bucket_parameters: float, ranks: int, *, pad: boo
         layer = chunk[position][1]
         for part in reversed(range(len(layer.modules))):
             module = layer.modules[part]
-            if not module.trained:
+            if not module.trained or module.expert not in kinds:
                 continue
             modules.append((position, part))
             parameters += module.trained
             quantized += 0 if module.frozen else module.quantized
             if parameters >= bucket_parameters:
                 whole = _padded(parameters, ranks, pad)
-                buckets.append(Bucket(whole, parameters, quantized, tuple(modules)))
+                buckets.append(Bucket(whole, parameters, quantized, tuple(modules), expert))
                 modules, parameters, quantized = [], 0, 0
     if modules:
         whole = _padded(parameters, ranks, pad)
-        buckets.append(Bucket(whole, parameters, quantized, tuple(modules)))
+        buckets.append(Bucket(whole, parameters, quantized, tuple(modules), expert))
     return buckets
 
 
@@ -138,7 +161,8 @@ def reduce_bucket(
     """
     emit.kernels(width.casts(bucket.parameters))
     size = bucket.parameters * width.reduced_bytes
-    mark = groups.reduce(emit, size, scatter=scatter, beside=beside, name="grad reduce")
+    name = "expert grad reduce" if bucket.expert else "grad reduce"
+    mark = groups.of(bucket.expert).reduce(emit, size, scatter=scatter, beside=beside, name=name)
     if frees:
         emit.memory(WHOLE_GRADIENTS, -bucket.held * width.kept_bytes)
     return mark

@@ -78,6 +78,8 @@ def shard_of(scenario: Scenario) -> Shard:
         context_exchange=scenario.policies.context,
         any_layout=scenario.cluster.system.device.any_layout,
         adapters=workload.adapters,
+        expert=parallel.expert,
+        expert_tensor=parallel.expert_tensor or parallel.tensor,
     )
 
 
@@ -95,6 +97,7 @@ def make_context(scenario: Scenario) -> Context:
         mesh=build_mesh(scenario.parallel),
         tables=Tables(),
         launch_ps=round(software.launch_s * PS_PER_S),
+        group_launch_ps=round(software.group_launch_s * PS_PER_S),
         collective_launch_ps=round(software.collective_launch_s * PS_PER_S),
         graph_launch_ps=round(software.graph_launch_s * PS_PER_S) if software.graphs else None,
     )

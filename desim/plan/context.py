@@ -29,12 +29,14 @@ class Context:
     tables: Tables
     launch_ps: int
     collective_launch_ps: int
+    group_launch_ps: int
     graph_launch_ps: int | None
     """Host time to launch a captured pass; None where passes are launched kernel by kernel."""
 
     def emitter(self) -> Emitter:
         """A writer of templates."""
-        return Emitter(self.tables, self.launch_ps, self.collective_launch_ps)
+        launches = (self.launch_ps, self.collective_launch_ps, self.group_launch_ps)
+        return Emitter(self.tables, *launches)
 
     @property
     def gradient_ranks(self) -> int:
@@ -45,7 +47,11 @@ class Context:
     def data_groups(self) -> DataGroups:
         """Groups that reduce gradients and share states."""
         shard = self.scenario.parallel.shard
-        return DataGroups(self.gradient_ranks, shard or self.gradient_ranks)
+        experts = None
+        if self.mesh.experts is not None:
+            copies = self.mesh.experts.sizes["dp"]
+            experts = DataGroups(copies, copies, "edp")
+        return DataGroups(self.gradient_ranks, shard or self.gradient_ranks, experts=experts)
 
     @property
     def micro_batches(self) -> int:

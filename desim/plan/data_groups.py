@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from desim.models.op import Comm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from desim.models.op import Layer
     from desim.plan.template import Emitter, Input, Mark
 
 
@@ -23,10 +26,32 @@ class DataGroups:
 
     ranks: int
     shard: int
+    group: str = "dp"
+    """Mesh group of all `ranks`."""
+    experts: DataGroups | None = None
+    """Groups of the experts' parameters, where they are not those of the others."""
+
+    def of(self, expert: bool) -> DataGroups:
+        """Return the groups of the parameters of experts, or of the others."""
+        return self.experts if expert and self.experts else self
+
+    @property
+    def gathers(self) -> bool:
+        """Whether sharded parameters have to be gathered from other ranks."""
+        return self.shard > 1 or (self.experts is not None and self.experts.shard > 1)
+
+    def parts(self, layers: Iterable[Layer]) -> list[tuple[int, int]]:
+        """Return the trained parameters of `layers`, and over how many ranks they are sharded."""
+        held = list(layers)
+        parameters = sum(layer.trained for layer in held)
+        experts = sum(layer.expert_parameters for layer in held)
+        if self.experts is None or not experts:
+            return [(parameters, self.shard)]
+        return [(parameters - experts, self.shard), (experts, self.experts.shard)]
 
     @property
     def _shard_group(self) -> str:
-        return "dp" if self.shard == self.ranks else "shard"
+        return self.group if self.shard == self.ranks else "shard"
 
     def reduce(
         self, emit: Emitter, size_bytes: float, *, scatter: bool, beside: bool, name: str
@@ -36,8 +61,8 @@ class DataGroups:
         `scatter` leaves each rank with its shard; otherwise all have everything.
         """
         if not scatter or self.shard == 1:
-            comm = Comm("dp", "all_reduce", size_bytes, name)
-            return emit.collective(comm, beside=beside)
+            comm = Comm(self.group, "all_reduce", size_bytes, name)
+            return emit.collective(comm, beside=beside, lane="dp")
         comm = Comm(self._shard_group, "reduce_scatter", size_bytes, name)
         mark = emit.collective(comm, beside=beside, lane="dp")
         if self.shard < self.ranks:

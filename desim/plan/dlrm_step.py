@@ -86,5 +86,5 @@ def _hooks(context: Context, chunk: Chunk) -> list[Hooks]:
     if groups.ranks == 1:
         return []
     wanted = context.scenario.policies.bucket_bytes / context.gradient_bytes
-    buckets = make_buckets(chunk, wanted, groups.ranks, pad=False)
+    buckets = make_buckets(chunk, wanted, groups, pad=False)
     return [ReduceBuckets(buckets, groups, context.gradient_width, scatter=False, frees=False)]

@@ -76,15 +76,17 @@ def fixed_bytes(context: Context, layers: tuple[Layer, ...]) -> dict[str, float]
     scenario = context.scenario
     precision = scenario.workload.precision
     tables = [layer for layer in layers if layer.kind == "tables"]
-    dense = sum(layer.parameters for layer in layers if layer.kind != "tables")
-    each = bytes_per_parameter(precision, scenario.parallel.zero, context.data_groups.shard)
+    dense = [layer for layer in layers if layer.kind != "tables"]
+    held: dict[str, float] = {}
+    for parameters, shards in context.data_groups.parts(dense):
+        for owner, size in bytes_per_parameter(precision, scenario.parallel.zero, shards).items():
+            held[owner] = held.get(owner, 0.0) + parameters * size
     frozen = sum(module.frozen for layer in layers for module in layer.modules)
-    held = {owner: (dense - frozen) * size for owner, size in each.items()}
     sharded = context.data_groups.shard if scenario.parallel.zero == 3 else 1
     held["parameters"] += frozen * element_bytes(precision.compute) / sharded
     if context.recipe is not None and scenario.parallel.zero < 3:
         quantized = sum(layer.quantized for layer in layers)
-        copies = kept_parameter_bytes(precision, context.recipe) - each["parameters"]
+        copies = kept_parameter_bytes(precision, context.recipe) - context.parameter_bytes
         held["parameters"] += quantized * copies
     model = scenario.workload.model
     if model.family == "transformer":
@@ -123,7 +125,7 @@ def _weight_shapes(layer: Layer) -> set[tuple[int, int]]:
         for module in layer.modules
         if module.parameters
         for op in module.wgrad
-        if op.kind == "gemm" and op.variant == "wgrad"
+        if op.kind in ("gemm", "grouped_gemm") and op.variant == "wgrad"
     }
 
 

@@ -20,11 +20,13 @@ class Mesh:
     """Ranks 0..n-1 laid out over named axes; rank r runs on device r.
 
     `order` names the axes from the one whose neighbours are consecutive ranks outward, as
-    Megatron-LM's `--order` does.
+    Megatron-LM's `--order` does. `experts` is a second layout of the same ranks, by which experts
+    are shared: its `tp` are the ranks of one expert's matrices, its `dp` the copies of an expert.
     """
 
     order: tuple[str, ...]
     sizes: dict[str, int]
+    experts: Mesh | None = None
 
     @property
     def num_ranks(self) -> int:
@@ -70,15 +72,19 @@ class Mesh:
 
     def describe(self, rank: int) -> dict[str, int]:
         """Coordinate of one rank by axis."""
-        place = {}
+        place, home = {}, rank
         for axis in self.order:
             place[axis] = rank % self.sizes[axis]
             rank //= self.sizes[axis]
-        return place
+        return place if self.experts is None else {**place, "ep": self.experts.describe(home)["ep"]}
 
 
 def build_mesh(parallel: Parallel) -> Mesh:
-    """Make the mesh of a resolved `parallel` section (`data` is a number)."""
+    """Make the mesh of a resolved `parallel` section (`data` is a number).
+
+    Expert groups are taken from tensor, context and data together, in the same order of axes, as
+    in Megatron-Core (Liu et al. 2025, arXiv:2504.14960, "MoE parallel folding").
+    """
     assert parallel.data != "auto", "the loader resolves data: auto"
     sizes = {
         "tp": parallel.tensor,
@@ -87,4 +93,11 @@ def build_mesh(parallel: Parallel) -> Mesh:
         "dp": int(parallel.data),
         "pp": parallel.pipeline,
     }
-    return Mesh(tuple(parallel.order.split("-")), sizes)
+    order = tuple(parallel.order.split("-"))
+    tensor = parallel.expert_tensor or parallel.tensor
+    if parallel.expert == 1 and tensor == parallel.tensor:
+        return Mesh(order, sizes)
+    shared = sizes["tp"] * sizes["cp"] * sizes["dp"]
+    copies = shared // (tensor * parallel.expert)
+    experts = {"tp": tensor, "cp": 1, "ep": parallel.expert, "dp": copies, "pp": sizes["pp"]}
+    return Mesh(order, sizes, Mesh(order, experts))

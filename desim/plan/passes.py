@@ -140,9 +140,9 @@ def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPol
 
 
 def exposed(emit: Emitter, comms: Iterable[Comm]) -> None:
-    """Issue collectives that wait for compute so far and that compute then waits for."""
+    """Issue collectives, one after the other, that compute then waits for."""
     for comm in comms:
-        emit.wait(emit.collective(comm, lane=_lane(comm)))
+        emit.wait(emit.collective(comm, *emit.pending(), lane=_lane(comm)))
 
 
 def _beside(emit: Emitter, comms: Iterable[Comm]) -> list[Mark]:
@@ -151,7 +151,7 @@ def _beside(emit: Emitter, comms: Iterable[Comm]) -> list[Mark]:
 
 
 def _lane(comm: Comm) -> str:
-    return "ep" if comm.group == "world" else comm.group
+    return {"world": "ep", "etp": "tp"}.get(comm.group, comm.group)
 
 
 def _run(emit: Emitter, ops: tuple[Op, ...], steps: tuple[Step, ...]) -> None:
@@ -172,6 +172,8 @@ def _forward(emit: Emitter, module: Module, kept_bytes: float) -> None:
     emit.memory("activations", kept_bytes)
     emit.memory("workspace", -live)
     exposed(emit, module.post_forward)
+    if module.read_back:
+        emit.host_wait(*emit.pending())
 
 
 def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:

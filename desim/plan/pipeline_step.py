@@ -174,7 +174,7 @@ class StageStep:
         overlap = self._policies.overlap
         if item.kind == "forward":
             awaits = item.micro_batch == 0 and overlap.param_gather == "prefetch"
-            awaits = awaits and self._zero > 0 and self._context.data_groups.shard > 1
+            awaits = awaits and self._zero > 0 and self._context.data_groups.gathers
             template = self._forward(item.chunk, awaits=awaits, fresh=self._fresh(item))
             marks = self._ends.gathered[item.chunk] if awaits else None
             builder.place(template, item.micro_batch, marks, layer_offset=first)

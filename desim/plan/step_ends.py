@@ -45,18 +45,20 @@ class StepEnds:
         self._optimizer = self._update()
 
     def _make_buckets(self, chunk: Chunk) -> list[Bucket]:
-        if self._zero == 3 or self._context.gradient_ranks == 1:
+        if self._zero == 3:
             return []
         wanted = self._policies.bucket_bytes / self._context.gradient_bytes
-        return make_buckets(chunk, wanted, self._groups.shard, pad=self._zero > 0)
+        return make_buckets(chunk, wanted, self._groups, pad=self._zero > 0)
 
     @property
     def _parameters(self) -> int:
         return sum(layer.trained for chunk in self._chunks for _, layer in chunk)
 
     @property
-    def _shards(self) -> int:
-        return self._groups.shard if self._zero else 1
+    def _parts(self) -> list[tuple[int, int]]:
+        """Parameters of this stage and the ranks that share their optimizer's work."""
+        parts = self._groups.parts(layer for chunk in self._chunks for _, layer in chunk)
+        return parts if self._zero else [(parameters, 1) for parameters, _ in parts]
 
     def begin(self, builder: ProgramBuilder) -> None:
         """Place what precedes the first pass."""
@@ -91,7 +93,7 @@ class StepEnds:
 
     def _gather(self, builder: ProgramBuilder) -> None:
         """Issue the gathers of all parameters; without prefetch compute waits for every one."""
-        if self._zero not in (1, 2) or self._groups.shard == 1:
+        if self._zero not in (1, 2) or not self._groups.gathers:
             return
         beside = self._policies.overlap.param_gather == "prefetch"
         emit = self._context.emitter()
@@ -99,7 +101,8 @@ class StepEnds:
             for number in reversed(range(len(buckets))):
                 bucket = buckets[number]
                 size = self._context.gathered_bytes(bucket.parameters, bucket.quantized)
-                mark = self._groups.gather(emit, size, START, beside=beside)
+                groups = self._groups.of(bucket.expert)
+                mark = groups.gather(emit, size, START, beside=beside)
                 emit.output(f"{chunk} {gathered(number)}", mark)
                 if not beside:
                     emit.wait(mark)
@@ -137,7 +140,8 @@ class StepEnds:
             return emit.finish()
         precision = context.scenario.workload.precision
         emit.phase = "optimizer"
-        emit.kernel(grad_norm_op(self._parameters / self._shards, precision))
+        for parameters, shards in self._parts:
+            emit.kernel(grad_norm_op(parameters / shards, precision))
         if post_validated(context):
             self._pass_norm_on(emit)
         elif context.mesh.num_ranks > 1:
@@ -154,7 +158,8 @@ class StepEnds:
             kept = fsdp_gradient_bytes(self._context.scenario.workload.precision)
         back = GradientWidth(self._context.reduced_bytes, kept)
         if self._context.scenario.workload.precision.reduce is not None:
-            emit.kernels(back.casts(self._parameters / self._shards))
+            for parameters, shards in self._parts:
+                emit.kernels(back.casts(parameters / shards))
 
     def _pass_norm_on(self, emit: Emitter) -> None:
         """Go on with the norm of this stage and those before it; the whole norm comes back later.
@@ -202,7 +207,8 @@ class StepEnds:
         emit = self._context.emitter()
         emit.phase = "optimizer"
         precision = self._context.scenario.workload.precision
-        emit.kernels(optimizer_ops(self._parameters, self._shards, precision, self._zero))
+        for parameters, shards in self._parts:
+            emit.kernels(optimizer_ops(parameters, shards, precision, self._zero))
         return emit.finish()
 
 

@@ -84,8 +84,11 @@ class Template:
 class Emitter:
     """Writes the tasks of a template in the order in which the host issues them."""
 
-    def __init__(self, tables: Tables, launch_ps: int, collective_launch_ps: int) -> None:
+    def __init__(
+        self, tables: Tables, launch_ps: int, collective_launch_ps: int, group_launch_ps: int = 0
+    ) -> None:
         self.tables = tables
+        self._group_launch_ps = group_launch_ps
         self._launch_ps = launch_ps
         self._collective_launch_ps = collective_launch_ps
         self._rows: list[tuple[int, ...]] = []
@@ -123,9 +126,9 @@ class Emitter:
 
     def kernel(self, op: Op) -> None:
         """Issue a kernel on the compute lane."""
-        self._task(
-            COMPUTE, op.name, op.kind, self.tables.op(op), -1, self._launch_ps, self._pending
-        )
+        groups = op.groups
+        host_ps = self._launch_ps if groups == 1 else groups * self._group_launch_ps
+        self._task(COMPUTE, op.name, op.kind, self.tables.op(op), -1, host_ps, self._pending)
         self._pending = []
 
     def kernels(self, ops: Iterable[Op]) -> None:

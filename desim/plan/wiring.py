@@ -31,6 +31,8 @@ _MEMORY_TRAFFIC = {
     "all_reduce": 2.5,
 }
 
+#: Groups by which experts are shared -> axis of the experts' own layout of the ranks.
+_EXPERT_AXIS = {"ep": "ep", "etp": "tp", "edp": "dp"}
 
 _LIGHT = 0.01
 
@@ -123,6 +125,8 @@ def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
         return ranks[None, :]
     if family == "dp":
         return mesh.groups("cp", "dp")
+    if family in _EXPERT_AXIS:
+        return (mesh.experts or mesh).groups(_EXPERT_AXIS[family])
     if family in ("shard", "replica"):
         return _cut(mesh.groups("cp", "dp"), shard, replicas=family == "replica")
     if family == "embedding":

@@ -39,7 +39,9 @@ class Parallel(Spec):
     context: PositiveInt = 1
     """Ranks that share every sequence."""
     expert: PositiveInt = 1
-    """Ranks that share the experts of a mixture."""
+    """Ranks that share the experts of a mixture; they are taken from data, context and tensor."""
+    expert_tensor: PositiveInt | None = None
+    """Ranks that share the matrices of every expert; as many as `tensor` where left out."""
     data: PositiveInt | Literal["auto"] = "auto"
     """Replicas; `auto`: as many as the devices allow."""
     zero: Annotated[int, Ge(0), Field(le=3)] = 1

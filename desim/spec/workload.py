@@ -9,10 +9,11 @@ from pydantic import Field
 
 from desim.spec.base import PositiveInt, Spec
 from desim.spec.hardware import Dtype
+from desim.spec.mixture import Latent, Mixture
 
 
 class Transformer(Spec):
-    """A dense decoder-only transformer."""
+    """A decoder-only transformer, dense or a mixture of experts."""
 
     family: Literal["transformer"]
     name: str
@@ -33,6 +34,8 @@ class Transformer(Spec):
     """Width between the matrices of the MLP."""
     gated: bool
     """Whether the MLP has a gate matrix beside the up matrix (SwiGLU)."""
+    activation: Literal["silu", "gelu", "relu2"] | None = None
+    """Function inside the MLP (`relu2`: squared ReLU); silu where gated, else gelu, if left out."""
     vocab: PositiveInt
     """Rows of the embedding table; padded where the tensor group cannot share them."""
     norm: Literal["rms", "layer"] = "rms"
@@ -49,6 +52,17 @@ class Transformer(Spec):
     """Share that is dropped; 0 runs no dropout kernels."""
     causal: bool = True
     """Whether a token attends to earlier ones only."""
+    qk_norm: bool = False
+    """Whether every head's query and key are normalised (Qwen3)."""
+    moe: Mixture | None = None
+    """Experts in place of the MLP."""
+    mla: Latent | None = None
+    """Multi-head latent attention in place of separate queries, keys and values."""
+
+    @property
+    def dense_layers(self) -> int:
+        """Layers with an MLP: all of a dense model, the first of a mixture."""
+        return min(self.moe.dense_layers, self.layers) if self.moe else self.layers
 
 
 class Dlrm(Spec):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from desim.plan.buckets import make_buckets
+from desim.plan.data_groups import DataGroups
 from desim.plan.pipeline_step import stage_chunks
 from tests.jobs import LANE, PHASE, Played, job, play, with_system
 
@@ -28,7 +29,7 @@ def gradients_done_ps(played: Played, micro_batch: int) -> list[int]:
     pad = played.plan.scenario.parallel.zero > 0
     spans = played.spans()
     ends = []
-    for bucket in make_buckets(chunk, 20e6 / 4, 8, pad=pad):
+    for bucket in make_buckets(chunk, 20e6 / 4, DataGroups(8, 8), pad=pad):
         position, part = bucket.modules[-1]
         number, layer = chunk[position]
         module = layer.modules[part]
@@ -99,7 +100,7 @@ def test_a_module_waits_for_its_parameters() -> None:
     played = play(slow)
     spans = played.spans()
     ((chunk,),) = stage_chunks(played.plan.context)
-    buckets = make_buckets(chunk, 20e6 / 4, 8, pad=True)
+    buckets = make_buckets(chunk, 20e6 / 4, DataGroups(8, 8), pad=True)
     rows = played.rows(name="param gather")
     assert len(rows) == len(buckets)
     assert spans.size_bytes[rows].tolist() == [2.0 * b.parameters for b in reversed(buckets)]

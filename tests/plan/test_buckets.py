@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from desim.models.op import Layer, Module
 from desim.plan.buckets import PADDING, make_buckets
+from desim.plan.data_groups import DataGroups
 
 LAYERS = st.lists(
     st.lists(st.integers(0, 5000), min_size=1, max_size=6), min_size=1, max_size=8
 ).filter(lambda layers: any(sum(sizes) for sizes in layers))
 
 
-@given(LAYERS, st.integers(1, 20000), st.integers(1, 64), st.booleans())
+@given(LAYERS, st.integers(1, 20000), st.integers(2, 64), st.booleans())
 def test_buckets_hold_every_parameter_once(
     layers: list[list[int]], wanted: int, ranks: int, pad: bool
 ) -> None:
@@ -21,7 +22,7 @@ def test_buckets_hold_every_parameter_once(
         (at, Layer("block", tuple(Module(str(i), (), parameters=n) for i, n in enumerate(sizes))))
         for at, sizes in enumerate(layers)
     )
-    buckets = make_buckets(chunk, wanted, ranks, pad=pad)
+    buckets = make_buckets(chunk, wanted, DataGroups(ranks, ranks), pad=pad)
     order = [module for bucket in buckets for module in bucket.modules]
     backward = [
         (at, part)

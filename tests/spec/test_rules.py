@@ -6,6 +6,8 @@ import pytest
 
 from tests.spec.conftest import Load, Refuse
 
+MOE = "workload.model.moe={experts: 8, top_k: 2, ffn: 1024}"
+
 
 @pytest.mark.parametrize(
     ("changes", "path", "rule", "hint"),
@@ -72,6 +74,30 @@ from tests.spec.conftest import Load, Refuse
         ),
         (["workload.sequence_length=1"], "workload.sequence_length", "must be given", "4096"),
         (["parallel.expert=2"], "parallel.expert", "has no experts", "expert: 1"),
+        ([MOE, "parallel.expert=3"], "parallel.expert", "8 / 3 leaves 2", "nearest: 2 or 4"),
+        (
+            [MOE, "parallel.expert=8", "parallel.expert_tensor=4"],
+            "parallel.expert",
+            "8 x 4 = 32, 2 x 1 x 8 = 16",
+            "nearest: 4",
+        ),
+        (
+            [MOE, "parallel.expert=4", "parallel.zero=3", "parallel.pipeline=1"],
+            "parallel.zero",
+            "experts with groups of their own",
+            "expert: 1",
+        ),
+        ([MOE, "parallel.sequence=false"], "parallel.sequence", "its own tokens", "tensor: 1"),
+        ([MOE, "kernels.cuda_graphs=true"], "kernels.cuda_graphs", "dropless", "capacity_factor"),
+        (
+            [
+                "workload.model.mla={kv_rank: 512, nope_head_dim: 128, rope_head_dim: 64, "
+                "value_head_dim: 128}"
+            ],
+            "workload.model.head_dim",
+            "nope_head_dim + rope_head_dim = 192",
+            "",
+        ),
         (["parallel.order=tp-pp"], "parallel.order", "must name each of", "tp-cp-ep-dp-pp"),
         (["parallel.zero=3"], "parallel.zero", "parameters gathered", "zero: 1, or pipeline: 1"),
         (["parallel.zero=2"], "parallel.zero", "(8 times a step instead of once)", "zero: 1"),

@@ -65,12 +65,22 @@ def stage_layers_add_up(scenario: Scenario) -> Iterator[Finding]:
         yield Finding("parallel.stage_layers", rule, list(stages), hint)
 
 
+def cut_by_tensor(model: Transformer) -> list[tuple[str, int]]:
+    """Return the names and sizes that tensor parallelism divides, besides the heads of keys."""
+    sizes = [("heads", model.heads)]
+    if model.dense_layers:
+        sizes.append(("ffn", model.ffn))
+    if model.moe and model.moe.shared_ffn:
+        sizes.append(("moe.shared_ffn", model.moe.shared_ffn))
+    return sizes
+
+
 def heads_divide(scenario: Scenario) -> Iterator[Finding]:
     """Tensor parallelism cuts attention by heads and the MLP by columns."""
     model, tensor = _transformer(scenario), scenario.parallel.tensor
     if model is None:
         return
-    for name, size in (("heads", model.heads), ("ffn", model.ffn)):
+    for name, size in cut_by_tensor(model):
         if size % tensor:
             rule = f"must divide the model's {name}: {size} / {tensor} leaves {size % tensor}"
             hint = f"nearest: {nearest_divisors(size, tensor)}"
@@ -130,13 +140,6 @@ def sequence_is_given(scenario: Scenario) -> Iterator[Finding]:
     elif length != 1:
         rule = "a recommendation model has no sequence"
         yield Finding("workload.sequence_length", rule, length, "leave it out")
-
-
-def experts_need_a_moe(scenario: Scenario) -> Iterator[Finding]:
-    """Expert parallelism needs experts."""
-    if scenario.parallel.expert != 1:
-        rule = f"{scenario.workload.model.name} has no experts to spread"
-        yield Finding("parallel.expert", rule, scenario.parallel.expert, "set expert: 1")
 
 
 def dlrm_is_data_parallel(scenario: Scenario) -> Iterator[Finding]:
@@ -200,7 +203,6 @@ RULES = (
             "workload.model",
         ),
     ),  # fmt: skip
-    Rule(experts_need_a_moe, ("parallel.expert",)),
     Rule(
         dlrm_is_data_parallel,
         (*_TENSOR, "parallel.context", "parallel.pipeline", "parallel.zero", "workload.model"),

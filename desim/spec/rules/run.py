@@ -7,12 +7,19 @@ from collections.abc import Collection
 from desim.errors import Mistake
 from desim.spec.explain import locate
 from desim.spec.nodes import Node, Path
-from desim.spec.rules import mesh, model, policy, precision, task
+from desim.spec.rules import experts, mesh, model, policy, precision, task
 from desim.spec.rules.finding import Finding, Rule, data_size, num_chunks
 from desim.spec.scenario import Scenario
 from desim.spec.workload import Dlrm
 
-RULES: tuple[Rule, ...] = (*mesh.RULES, *model.RULES, *policy.RULES, *precision.RULES, *task.RULES)
+RULES: tuple[Rule, ...] = (
+    *mesh.RULES,
+    *model.RULES,
+    *experts.RULES,
+    *policy.RULES,
+    *precision.RULES,
+    *task.RULES,
+)
 
 
 def check(

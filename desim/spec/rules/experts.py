@@ -1,0 +1,174 @@
+"""Rules of mixtures of experts and latent attention: sizes, groups, and what goes together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from desim.spec.rules.finding import Finding, Rule, data_size, nearest_divisors
+from desim.spec.scenario import Scenario
+from desim.spec.workload import Transformer
+
+_MODEL = ("workload.model",)
+_GROUPS = (
+    "workload.model", "parallel.tensor", "parallel.context", "parallel.pipeline", "parallel.data",
+    "cluster.devices", "parallel.expert", "parallel.expert_tensor",
+)  # fmt: skip
+
+
+def _mixture(scenario: Scenario) -> Transformer | None:
+    model = scenario.workload.model
+    return model if isinstance(model, Transformer) and model.moe else None
+
+
+def experts_need_a_moe(scenario: Scenario) -> Iterator[Finding]:
+    """Expert parallelism needs experts."""
+    if _mixture(scenario):
+        return
+    name, parallel = scenario.workload.model.name, scenario.parallel
+    if parallel.expert != 1:
+        rule = f"{name} has no experts to spread"
+        yield Finding("parallel.expert", rule, parallel.expert, "set expert: 1")
+    if parallel.expert_tensor is not None:
+        rule = f"{name} has no experts to cut"
+        hint = "leave it out"
+        yield Finding("parallel.expert_tensor", rule, parallel.expert_tensor, hint)
+
+
+def choices_exist(scenario: Scenario) -> Iterator[Finding]:
+    """A token visits no more experts than there are, and some layers have them."""
+    model = _mixture(scenario)
+    if model is None or model.moe is None:
+        return
+    moe, path = model.moe, "workload.model.moe"
+    if moe.top_k > moe.experts:
+        rule = f"must not exceed the {moe.experts} experts"
+        yield Finding(f"{path}.top_k", rule, moe.top_k)
+    if moe.dense_layers >= model.layers:
+        rule = f"leaves none of the model's {model.layers} layers with experts"
+        yield Finding(f"{path}.dense_layers", rule, moe.dense_layers, "leave moe out")
+    if moe.capacity_factor is not None and moe.imbalance != 1:
+        text = "has no effect with a capacity_factor: every expert has as many rows"
+        yield Finding(f"{path}.imbalance", text, moe.imbalance, note=True)
+    if moe.shared_gate and not moe.shared_ffn:
+        text = "has no effect without a shared expert (shared_ffn)"
+        yield Finding(f"{path}.shared_gate", text, True, note=True)
+
+
+def experts_divide(scenario: Scenario) -> Iterator[Finding]:
+    """Expert ranks hold equally many experts; expert tensor ranks equal parts of each."""
+    model, parallel = _mixture(scenario), scenario.parallel
+    if model is None or model.moe is None:
+        return
+    experts, ranks = model.moe.experts, parallel.expert
+    if experts % ranks:
+        rule = f"must divide the model's experts: {experts} / {ranks} leaves {experts % ranks}"
+        hint = f"nearest: {nearest_divisors(experts, ranks)}"
+        yield Finding("parallel.expert", rule, ranks, hint)
+    tensor = parallel.expert_tensor or parallel.tensor
+    ffn = model.moe.ffn
+    if ffn % tensor:
+        rule = f"must divide the experts' ffn: {ffn} / {tensor} leaves {ffn % tensor}"
+        hint = f"nearest: {nearest_divisors(ffn, tensor)}"
+        yield Finding("parallel.expert_tensor", rule, tensor, hint)
+
+
+def expert_groups_fit(scenario: Scenario) -> Iterator[Finding]:
+    """Expert groups are cut from the ranks of one pipeline stage."""
+    size, parallel = data_size(scenario), scenario.parallel
+    if _mixture(scenario) is None or size is None:
+        return
+    tensor = parallel.expert_tensor or parallel.tensor
+    ranks = parallel.tensor * parallel.context * size
+    if ranks % (parallel.expert * tensor):
+        rule = (
+            "expert x expert_tensor must divide tensor x context x data: "
+            f"{parallel.expert} x {tensor} = {parallel.expert * tensor}, "
+            f"{parallel.tensor} x {parallel.context} x {size} = {ranks}"
+        )
+        hint = ""
+        if ranks % tensor == 0:
+            hint = f"nearest: {nearest_divisors(ranks // tensor, parallel.expert)}"
+        yield Finding("parallel.expert", rule, parallel.expert, hint)
+        return
+    order = parallel.order.split("-")
+    own = parallel.expert > 1 or tensor != parallel.tensor
+    if own and "pp" in order and order[-1] != "pp" and parallel.pipeline > 1:
+        rule = "expert groups are cut from the ranks of one stage, which must be neighbours"
+        yield Finding("parallel.order", rule, parallel.order, "put pp last")
+
+
+def experts_share_states(scenario: Scenario) -> Iterator[Finding]:
+    """Parameters of experts have data-parallel groups of their own, which not all layouts play."""
+    parallel = scenario.parallel
+    tensor = parallel.expert_tensor or parallel.tensor
+    if _mixture(scenario) is None or (parallel.expert == 1 and tensor == parallel.tensor):
+        return
+    if parallel.zero == 3:
+        rule = "zero: 3 gathers whole layers; experts with groups of their own are not played"
+        yield Finding("parallel.zero", rule, 3, "set zero: 1, or expert: 1")
+    if parallel.shard is not None:
+        rule = "experts with groups of their own are sharded over all copies of them"
+        yield Finding("parallel.shard", rule, parallel.shard, "leave shard out, or set expert: 1")
+
+
+def experts_need_own_tokens(scenario: Scenario) -> Iterator[Finding]:
+    """Tensor ranks that hold the same tokens would send each of them to its experts."""
+    parallel = scenario.parallel
+    if _mixture(scenario) and parallel.tensor > 1 and not parallel.sequence:
+        rule = "experts with tensor parallelism need every rank to hold its own tokens"
+        yield Finding("parallel.sequence", rule, False, "set sequence: true, or tensor: 1")
+
+
+def counts_are_read_back(scenario: Scenario) -> Iterator[Finding]:
+    """A host that has to read token counts cannot launch a pass as a graph."""
+    model = _mixture(scenario)
+    if model is None or model.moe is None or model.moe.capacity_factor is not None:
+        return
+    if scenario.kernels.cuda_graphs:
+        rule = "a captured pass cannot hold the host back, which dropless experts do"
+        hint = "set cuda_graphs: false, or give workload.model.moe.capacity_factor"
+        yield Finding("kernels.cuda_graphs", rule, True, hint)
+
+
+def latent_attention_fits(scenario: Scenario) -> Iterator[Finding]:
+    """Latent attention says the widths of heads itself and has a key for every query head."""
+    model = scenario.workload.model
+    if not isinstance(model, Transformer) or model.mla is None:
+        return
+    if model.head_dim != model.mla.query_head_dim:
+        rule = f"must be nope_head_dim + rope_head_dim = {model.mla.query_head_dim}"
+        yield Finding("workload.model.head_dim", rule, model.head_dim)
+    if model.kv_heads != model.heads:
+        rule = f"latent attention has a key for each of {model.heads} heads"
+        yield Finding("workload.model.kv_heads", rule, model.kv_heads, f"set {model.heads}")
+    for name in ("bias", "qk_norm"):
+        if getattr(model, name):
+            rule = "latent attention has none"
+            yield Finding(f"workload.model.{name}", rule, True, f"set {name}: false")
+    if model.position != "rope":
+        rule = "latent attention has rotary positions"
+        yield Finding("workload.model.position", rule, model.position, "set position: rope")
+
+
+def adapters_have_dense_layers(scenario: Scenario) -> Iterator[Finding]:
+    """Adapters stand beside the linear layers of dense blocks."""
+    model = scenario.workload.model
+    if scenario.workload.adapters is None or not isinstance(model, Transformer):
+        return
+    for name, what in (("moe", "experts"), ("mla", "latent attention")):
+        if getattr(model, name):
+            rule = f"adapters beside {what} are not played"
+            yield Finding("workload.task", rule, scenario.workload.task, "set task: pretrain")
+
+
+RULES = (
+    Rule(experts_need_a_moe, (*_MODEL, "parallel.expert", "parallel.expert_tensor")),
+    Rule(choices_exist, _MODEL),
+    Rule(experts_divide, _GROUPS),
+    Rule(expert_groups_fit, (*_GROUPS, "parallel.order")),
+    Rule(experts_share_states, (*_GROUPS, "parallel.zero", "parallel.shard")),
+    Rule(experts_need_own_tokens, (*_MODEL, "parallel.tensor", "parallel.sequence")),
+    Rule(counts_are_read_back, (*_MODEL, "kernels.cuda_graphs")),
+    Rule(latent_attention_fits, _MODEL),
+    Rule(adapters_have_dense_layers, (*_MODEL, "workload.task", "workload.lora")),
+)
