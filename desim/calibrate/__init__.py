@@ -1,1 +1,1 @@
-"""Calibration: constants of a device file from measurements of its kernels."""
+"""Calibration: constants of hardware files from measurements of kernels and collectives."""

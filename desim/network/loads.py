@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from desim.network.protocols import Kernel, Protocol, protocols_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from desim.network.topology import Topology
-
-#: Protocols that a profile may run with; the names are those of `desim.network.tuner.PROTOCOLS`.
-ALL_PROTOCOLS = ("LL", "LL128", "Simple")
-ONLY_SIMPLE = ("Simple",)
 
 #: A dense table is cheaper than a sort while it has at most this many cells per entry.
 _DENSE_CELLS = 4
@@ -35,19 +33,29 @@ class Profile:
     """Latency of each group's steps inside nodes or NVLink domains, with the Simple protocol."""
     far_s: NDArray[np.float64]
     """The same of its steps between them."""
-    seconds_per_byte: NDArray[np.float64]
-    """Largest load over capacity of each group's links; 0 without load."""
-    step_s: float
-    """Latency of one step inside a node or NVLink domain, with the Simple protocol."""
+    near_seconds_per_byte: NDArray[np.float64]
+    """Time per byte of each group inside nodes or NVLink domains, with the Simple protocol: the
+    largest load over capacity, and what the kernel itself adds; 0 without load."""
+    far_seconds_per_byte: NDArray[np.float64]
+    """The same between them."""
     sms: int
     """Streaming multiprocessors that the kernel holds on each member."""
-    protocols: tuple[str, ...] = ALL_PROTOCOLS
+    protocols: tuple[Protocol, ...]
     """Protocols that the algorithm exists in."""
 
     @property
     def latency_s(self) -> NDArray[np.float64]:
         """Latency of all steps of each group, with the Simple protocol."""
         return self.near_s + self.far_s
+
+    @property
+    def seconds_per_byte(self) -> NDArray[np.float64]:
+        """Time per byte of each group alone, with the Simple protocol; 0 without load."""
+        return np.maximum(self.near_seconds_per_byte, self.far_seconds_per_byte)
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol of a name."""
+        return next(protocol for protocol in self.protocols if protocol.name == name)
 
     @property
     def num_groups(self) -> int:
@@ -87,30 +95,54 @@ class Loads:
         near_s: NDArray[np.floating[Any]],
         far_s: NDArray[np.floating[Any]],
         sms: int,
-        protocols: tuple[str, ...] = ALL_PROTOCOLS,
+        kernel: Kernel = "ring",
+        pace: Pace | None = None,
     ) -> Profile:
-        """Return the profile of everything added."""
+        """Return the profile of everything added, for the protocols of a kind of kernel."""
         near, far = (_rounded(np.asarray(part, np.float64)) for part in (near_s, far_s))
-        step_s = self.topology.system.nvlink_latency_s
+        protocols = protocols_of(self.topology.system, kernel)
         if not self._chunks:
             none = np.zeros(0, np.int64)
             quiet = np.zeros(self.num_groups)
-            return Profile(none, none, np.zeros(0), near, far, quiet, step_s, sms, protocols)
+            return Profile(none, none, np.zeros(0), near, far, quiet, quiet, sms, protocols)
         group, link, load = (np.concatenate(column) for column in zip(*self._chunks, strict=True))
         num_links = self.topology.num_links
         key, load = _summed(group * num_links + link, load, self.num_groups * num_links)
         group, link, load = key // num_links, key % num_links, _rounded(load)
-        busy = self._seconds(group, link, load)
-        return Profile(group, link, load, near, far, busy, step_s, sms, protocols)
+        local = link < self.topology.start("nic_out")
+        inside = self._seconds(group[local], link[local], load[local])
+        if pace is not None:
+            inside = pace.applied(inside)
+        outside = self._seconds(group[~local], link[~local], load[~local])
+        return Profile(group, link, load, near, far, inside, outside, sms, protocols)
 
     def _seconds(
         self, group: NDArray[np.int64], link: NDArray[np.int64], load: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         seconds = np.zeros(self.num_groups)
+        if not len(group):
+            return seconds
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         busy = load / self.topology.capacity_bytes_per_s[link]
         seconds[group[starts]] = np.maximum.reduceat(busy, starts)
         return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What keeps a kernel from filling its links inside the node: other seconds per byte.
+
+    `factor` multiplies those of the links of each group (a mesh of which a group's rings use only
+    a part), `added` is what the kernel does besides (the closing step).
+    """
+
+    factor: NDArray[np.float64] | float = 1.0
+    added: NDArray[np.float64] | float = 0.0
+
+    def applied(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Seconds per byte at this pace; a group without load inside the node has none."""
+        paced: NDArray[np.float64] = (seconds + self.added) * self.factor * (seconds > 0)
+        return paced
 
 
 def _rounded(value: NDArray[np.float64]) -> NDArray[np.float64]:

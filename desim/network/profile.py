@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from desim.network.collectives import ALGORITHMS
-from desim.network.loads import ONLY_SIMPLE, Loads, Profile
+from desim.network.loads import Loads, Profile
 from desim.network.places import places_of
 from desim.network.route import levels_climbed, route
 
@@ -46,7 +46,7 @@ def send_profile(
     sms = system.device.communication.message_sms
     loads = Loads(topology, len(source))
     loads.add(0, flow, link, np.ones(len(flow)))
-    return loads.profile(near_s, far_s, sms)
+    return loads.profile(near_s, far_s, sms, "send")
 
 
 def copy_profile(
@@ -61,4 +61,4 @@ def copy_profile(
     node = devices // topology.shape.devices_per_node
     loads.add(topology.start("host_memory"), group, node, whole)
     none = np.zeros(len(devices))
-    return loads.profile(none, none, 0, ONLY_SIMPLE)
+    return loads.profile(none, none, 0, "copy")

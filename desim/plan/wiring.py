@@ -9,7 +9,8 @@ import numpy as np
 
 from desim.network.collectives import NCCL_ALGORITHMS, available
 from desim.network.profile import Profile, collective_profile, send_profile
-from desim.network.tuner import PROTOCOLS, choose
+from desim.network.protocols import NAMES
+from desim.network.tuner import choose
 from desim.plan.tables import FAMILY, SLOT, SLOTS
 
 if TYPE_CHECKING:
@@ -187,13 +188,30 @@ class _Pricer:
     def use(self, comm: CommOp) -> Use:
         """Price one collective."""
         family = FAMILY[SLOTS[comm.slot]]
-        traffic = _MEMORY_TRAFFIC[comm.collective]
         if comm.collective in _MESSAGES:
-            algorithm = _MESSAGES[comm.collective]
-            number = self._profile(family, comm.collective, algorithm)
-            latency_s = self.profiles[number].latency_s
-            light = self._light(number, comm.size_bytes, latency_s, 1.0)
-            return Use(family, number, algorithm, "Simple", latency_s, 1.0, traffic, light)
+            only = _MESSAGES[comm.collective]
+            candidates = {only: self.profiles[self._profile(family, comm.collective, only)]}
+        else:
+            candidates = self._candidates(family, comm)
+        choice = choose(candidates, float(comm.size_bytes))
+        algorithm = choice.names[int(choice.algorithm[0])]
+        number = self._profile(family, comm.collective, algorithm)
+        protocol = self.profiles[number].protocol(NAMES[int(choice.protocol[0])])
+        latency_s = protocol.latency_s(self.profiles[number])
+        scale = float(choice.scale[0])
+        return Use(
+            family=family,
+            profile=number,
+            algorithm=algorithm,
+            protocol=protocol.name,
+            latency_s=latency_s,
+            scale=scale,
+            memory_traffic=_MEMORY_TRAFFIC[comm.collective],
+            light=self._light(number, comm.size_bytes, latency_s, scale),
+        )
+
+    def _candidates(self, family: str, comm: CommOp) -> dict[str, Profile]:
+        """Profiles of the algorithms to choose from: the pinned one, or NCCL's own."""
         pin = getattr(self._pins, comm.collective)
         names = self._available(family, comm.collective)
         if pin in names:
@@ -206,23 +224,7 @@ class _Pricer:
                     " there"
                 )
             names = [name for name in names if name in NCCL_ALGORITHMS]
-        candidates = {name: self._sample(family, comm.collective, name) for name in names}
-        choice = choose(candidates, float(comm.size_bytes))
-        algorithm = choice.names[int(choice.algorithm[0])]
-        protocol = PROTOCOLS[int(choice.protocol[0])]
-        scale = float(choice.scale[0])
-        number = self._profile(family, comm.collective, algorithm)
-        latency_s = protocol.latency_s(algorithm, self.profiles[number])
-        return Use(
-            family=family,
-            profile=number,
-            algorithm=algorithm,
-            protocol=protocol.name,
-            latency_s=latency_s,
-            scale=scale,
-            memory_traffic=traffic,
-            light=self._light(number, comm.size_bytes, latency_s, scale),
-        )
+        return {name: self._sample(family, comm.collective, name) for name in names}
 
     def _light(
         self, number: int, size_bytes: int, latency_s: NDArray[np.float64], scale: float

@@ -17,6 +17,7 @@ FOLDERS = {
     "systems": "hardware/systems",
     "devices": "hardware/devices",
     "fabrics": "hardware/fabrics",
+    "collectives": "hardware/collectives",
 }
 #: where a name, a path or a mapping with `base` may stand: path in the scenario -> kind
 SLOTS: dict[KeyPath, str] = {
@@ -24,8 +25,11 @@ SLOTS: dict[KeyPath, str] = {
     ("cluster", "system"): "systems",
     ("cluster", "system", "device"): "devices",
     ("cluster", "system", "fabric"): "fabrics",
+    ("cluster", "system", "node_collectives"): "collectives",
 }
-_NESTED = {"systems": {"device": "devices", "fabric": "fabrics"}}
+_NESTED = {
+    "systems": {"device": "devices", "fabric": "fabrics", "node_collectives": "collectives"},
+}
 _MAX_CHAIN = 8
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -43,7 +47,7 @@ def roots_from(starts: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def list_names(kind: str, start: Path | None = None) -> tuple[str, ...]:
-    """Return the sorted names of a kind: `workloads`, `systems`, `devices` or `fabrics`."""
+    """Return the sorted names of a kind, one of `FOLDERS`."""
     return Catalogue(roots_from([start or Path.cwd()])).names(kind)
 
 

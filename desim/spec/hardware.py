@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
 from desim.spec.base import (
@@ -158,6 +158,48 @@ class Fabric(Spec):
     """Added by each switch level that a step climbs above the leaf."""
 
 
+class ProtocolCosts(Spec):
+    """What collectives of one protocol cost inside an NVLink domain."""
+
+    base_s: Seconds = Field(alias="base")
+    """Paid once, whatever the size and the group: launch, flags, the filling of the pipeline."""
+    step_s: Seconds = Field(alias="step")
+    """One step of a ring, or one round of messages."""
+    efficiency: Share
+    """Share of the NVLink bandwidth that it reaches."""
+
+
+class SimpleCosts(ProtocolCosts):
+    """The same of the protocol for large sizes."""
+
+    closing_step: Annotated[float, Ge(0), Le(4)] = 0.0
+    """Time of the blocks that a kernel moves within its own device (a copy of its own input, the
+    last receive of a ring), in steps: n ranks take n - 1 steps on the wire and this one."""
+
+
+class NodeCollectives(Spec):
+    """What NCCL's collectives cost inside the NVLink domain, as measured there."""
+
+    source: str
+    """The measurements, and the command that fitted them."""
+    simple_base_s: Seconds = Field(alias="simple_base")
+    """Paid once by a ring or tree with the Simple protocol; its step and share of the bandwidth are
+    the system's `nvlink_latency` and `nvlink_efficiency`."""
+    closing_step: Annotated[float, Ge(0), Le(4)]
+    """Time of the blocks that a ring kernel moves within its own device (a copy of its own input,
+    its last receive), in steps: a round of n ranks takes n - 1 steps on the wire and this one."""
+    ll: ProtocolCosts
+    """Rings and trees with the LL protocol (8 bytes of which 4 are data)."""
+    ll128: ProtocolCosts
+    """Rings and trees with the LL128 protocol (128 bytes of which 120 are data)."""
+    messages_ll: ProtocolCosts
+    """Sends, receives and all-to-alls with the LL protocol."""
+    messages: SimpleCosts
+    """Sends, receives and all-to-alls with the Simple protocol."""
+    nvls_base_s: Seconds | None = Field(None, alias="nvls_base")
+    """Paid once by an in-switch collective."""
+
+
 class System(Spec):
     """Nodes of one kind of device joined by one fabric."""
 
@@ -186,6 +228,9 @@ class System(Spec):
     nvls_efficiency: Share = 1.0
     """The same for in-switch collectives; of an all-reduce over n devices, (n + 1) / n of the bytes
     leave each device."""
+    node_collectives: NodeCollectives | None = None
+    """Measured costs of collectives inside the domain; without them those of NCCL's own model, in
+    proportion to `nvlink_latency`."""
     pcie_efficiency: Share = 0.85
     """Share of the PCIe bandwidth that pinned copies reach."""
     host_memory_bytes: Bytes = Field(alias="host_memory")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desim.network.collectives import ALGORITHMS
-from desim.network.collectives.nvls import LATENCY_STEPS
 from desim.network.profile import collective_profile, send_profile
+from desim.network.protocols import NVLS_STEPS
 from desim.network.topology import build_topology
 from tests.network.build import fabric, system
 
@@ -67,7 +67,7 @@ def test_nvls_inside_a_node(efficiency):
     spec = system(nvlink_efficiency=0.7, nvls_efficiency=efficiency)
     topology = build_topology(spec, 8)
     profile = collective_profile(topology, np.arange(8).reshape(1, -1), "all_reduce", "nvls")
-    expected = (1 + 1 / 8) * 1e9 / (NVLINK * efficiency) + LATENCY_STEPS * NEAR_S
+    expected = (1 + 1 / 8) * 1e9 / (NVLINK * efficiency) + NVLS_STEPS * NEAR_S
     assert alone_s(profile, 1e9) == pytest.approx(expected)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from desim.network.tuner import PROTOCOLS
+from desim.network.protocols import protocols_of
 from desim.record import PS_PER_S
 from tests.jobs import BASE, LANE, Played, job, play
 
@@ -94,7 +94,7 @@ def test_a_reduction_beside_compute_loses_its_stated_share() -> None:
     system = played.plan.scenario.cluster.system
     share = system.device.communication.beside_compute
     assert share < 1
-    once_s = next(p.ring_base for p in PROTOCOLS if p.name == "Simple") * system.nvlink_latency_s
+    once_s = protocols_of(system, "ring")[-1].base_s
     latency_ps = (2 * (8 - 1) * system.nvlink_latency_s + once_s) * PS_PER_S
     spans = played.spans()
     kernels = spans.lane == LANE["compute"]

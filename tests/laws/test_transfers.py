@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from desim.engine.environment import Clock
 from desim.engine.links import RATE_UNIT, SharedLinks, fair_speeds
 from desim.engine.transfers import Transfer
-from desim.network.tuner import PROTOCOLS
+from desim.network.protocols import protocols_of
 from desim.record import PS_PER_S
 from desim.spec.scenario import Scenario
 from tests.jobs import LANE, Played, job, play, with_system
@@ -19,7 +19,7 @@ SYSTEM = job().cluster.system
 NVLINK = SYSTEM.device.nvlink_bytes_per_s * SYSTEM.nvlink_efficiency
 NIC = SYSTEM.fabric.nic_bytes_per_s * SYSTEM.fabric.efficiency
 NEAR_S, FAR_S = SYSTEM.nvlink_latency_s, SYSTEM.fabric.latency_s
-ONCE_S = next(p.ring_base for p in PROTOCOLS if p.name == "Simple") * NEAR_S
+ONCE_S = protocols_of(SYSTEM, "ring")[-1].base_s
 
 
 def transfer(size: int, uses: dict[int, float], limit: float = 1.0, rate: float = 1e9) -> Transfer:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from desim.network.profile import collective_profile
+from desim.network.protocols import NAMES
 from desim.network.topology import build_topology
-from desim.network.tuner import PROTOCOLS, choose
+from desim.network.tuner import choose
 from tests.network.build import system
 
 
@@ -18,7 +19,7 @@ def profiles(*names, devices=512):
 
 
 def named(choice, group=0):
-    return choice.names[choice.algorithm[group]], PROTOCOLS[choice.protocol[group]].name
+    return choice.names[choice.algorithm[group]], NAMES[choice.protocol[group]]
 
 
 def test_small_messages_take_a_tree_with_low_latency():
@@ -37,10 +38,10 @@ def test_choice_is_the_fastest_of_all():
         alone = choice.latency_s + size_bytes * choice.scale * np.array(
             [table[choice.names[a]].seconds_per_byte[g] for g, a in enumerate(choice.algorithm)]
         )
-        for name, profile in table.items():
-            for protocol in PROTOCOLS:
-                other = protocol.latency_s(name, profile)
-                other = other + size_bytes * profile.seconds_per_byte / protocol.bandwidth_factor
+        for profile in table.values():
+            for protocol in profile.protocols:
+                other = protocol.latency_s(profile)
+                other = other + size_bytes * protocol.seconds_per_byte(profile)
                 assert (alone <= other * (1 + 1e-12)).all()
 
 

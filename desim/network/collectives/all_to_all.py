@@ -9,6 +9,7 @@ import numpy as np
 from desim.network.exchange import Ends, add_exchange
 from desim.network.lanes import lanes_of
 from desim.network.loads import Loads
+from desim.network.pace import message_pace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +46,8 @@ def pairwise(places: Places) -> Profile:
     far_s = _far_s(places, places.size - _narrowest(places))
     # Messages to near and far peers go side by side: the slower of the two counts.
     leads = near_s >= far_s
-    return loads.profile(np.where(leads, near_s, 0), np.where(leads, 0, far_s), places.sms())
+    near_s, far_s = np.where(leads, near_s, 0), np.where(leads, 0, far_s)
+    return loads.profile(near_s, far_s, places.sms(), "messages", message_pace(places))
 
 
 def two_level(places: Places) -> Profile:
@@ -62,7 +64,7 @@ def two_level(places: Places) -> Profile:
     if not places.alone:
         add_exchange(_lane_ends(places), loads, through=False)
         far_s = _far_s(places, places.num_parts - 1)
-    return loads.profile(near_s, far_s, places.sms())
+    return loads.profile(near_s, far_s, places.sms(), "messages", message_pace(places))
 
 
 def _lane_ends(places: Places) -> Ends:

@@ -9,6 +9,7 @@ import numpy as np
 from desim.network.collectives.ring import mean_hop_s
 from desim.network.lanes import Traffic, lanes_of
 from desim.network.loads import Loads
+from desim.network.pace import ring_pace
 
 if TYPE_CHECKING:
     from desim.network.loads import Profile
@@ -45,4 +46,4 @@ def _hierarchical(places: Places, rounds: int) -> Profile:
         traffic.send(onward, rounds * (lanes.length - 1) / lanes.length * lanes.share)
         traffic.add_to(loads)
         far_s = rounds * (places.num_parts - 1) * mean_hop_s(lanes, onward)
-    return loads.profile(near_s, far_s, places.sms())
+    return loads.profile(near_s, far_s, places.sms(), "ring", ring_pace(places))

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim.network.collectives.tree import add_double_tree
-from desim.network.loads import ONLY_SIMPLE, Loads
+from desim.network.loads import Loads
+from desim.network.protocols import NVLS_STEPS
 
 if TYPE_CHECKING:
     from desim.network.loads import Profile
     from desim.network.places import Places
-
-#: Latency of an in-switch collective over that of one ring step inside the domain: 23 us over 3.4
-#: us, entries NVLS and ring (Simple, NVLINK) of the table hwLat in NCCL's src/graph/tuning.cc.
-LATENCY_STEPS = 23.0 / 3.4
 
 
 def all_reduce(places: Places) -> Profile:
@@ -50,10 +47,10 @@ def _nvls(places: Places, whole_out: int, whole_in: int, across: bool = False) -
     out = places.per_member(whole_out * whole + whole_in * block)
     into = places.per_member(whole_in * whole + whole_out * block)
     places.add_local(loads, out, into)
-    near_s = (places.widest > 1) * (LATENCY_STEPS * system.nvlink_latency_s)
+    near_s = (places.widest > 1) * (NVLS_STEPS * system.nvlink_latency_s)
     far_s = np.zeros(places.num_groups)
     sms = system.device.communication.nvls_sms if places.size > 1 else 0
     if not places.alone:
         far_s = add_double_tree(places, loads)
         sms = max(sms, places.sms())
-    return loads.profile(near_s, far_s, sms, ONLY_SIMPLE)
+    return loads.profile(near_s, far_s, sms, "nvls")

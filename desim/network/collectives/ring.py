@@ -8,6 +8,7 @@ import numpy as np
 
 from desim.network.lanes import Traffic, lanes_of
 from desim.network.loads import Loads, weigh
+from desim.network.pace import ring_pace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def _ring(places: Places, rounds: int) -> Profile:
         traffic.send(onward, hop * lanes.share * (lanes.length > 1))
         traffic.add_to(loads)
         far_s = rounds * (places.num_parts - 1) * mean_hop_s(lanes, onward)
-    return loads.profile(near_s, far_s, places.sms())
+    return loads.profile(near_s, far_s, places.sms(), "ring", ring_pace(places))
 
 
 def mean_hop_s(lanes: Lanes, target: NDArray[np.int64]) -> NDArray[np.float64]:

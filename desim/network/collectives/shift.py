@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from desim.network.loads import ONLY_SIMPLE, Loads
+from desim.network.loads import Loads
 from desim.network.route import levels_climbed, route
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def pairs(places: Places) -> Profile:
     system = topology.system
     if places.size == 1:
         quiet = np.zeros(places.num_groups)
-        return Loads(topology, places.num_groups).profile(quiet, quiet, 0, ONLY_SIMPLE)
+        return Loads(topology, places.num_groups).profile(quiet, quiet, 0, "copy")
     rows = places.member.reshape(places.num_groups, places.size)
     target = np.roll(rows, -1, axis=1).ravel()
     flow, link = route(topology, places.member, target)
@@ -34,4 +34,4 @@ def pairs(places: Places) -> Profile:
     far_s = np.where(climbed > 0, hop_s, 0.0)
     loads = Loads(topology, places.num_groups)
     loads.add(0, places.member_group[flow], link, np.ones(len(flow)))
-    return loads.profile(near_s, far_s, system.device.communication.message_sms, ONLY_SIMPLE)
+    return loads.profile(near_s, far_s, system.device.communication.message_sms, "send")

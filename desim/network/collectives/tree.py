@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim.network.lanes import Traffic, lanes_of
-from desim.network.loads import ONLY_SIMPLE, Loads
+from desim.network.loads import Loads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def all_reduce(places: Places) -> Profile:
     far_s = np.zeros(places.num_groups)
     if not places.alone:
         far_s = add_double_tree(places, loads)
-    return loads.profile(near_s, far_s, places.sms())
+    return loads.profile(near_s, far_s, places.sms(), "tree")
 
 
 def all_gather(places: Places) -> Profile:
@@ -104,7 +104,7 @@ def _pat(places: Places, direction: int) -> Profile:
     far_s = np.zeros(places.num_groups)
     if not places.alone:
         far_s = _add_rounds(places, loads, direction)
-    return loads.profile(near_s, far_s, places.sms(), ONLY_SIMPLE)
+    return loads.profile(near_s, far_s, places.sms(), "pat")
 
 
 def _add_rounds(places: Places, loads: Loads, direction: int) -> NDArray[np.float64]:

@@ -1,0 +1,82 @@
+"""Fit constants on a table of measurements: ``python -m desim.calibrate collectives FILE.csv``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from desim.calibrate.collectives import Measured, NodeFit, fit_node
+from desim.spec.hardware import System
+from desim.spec.load import load_scenario
+
+_NAMES = {"alltoall": "all_to_all"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fit the collectives of one node and write the fields of its system as YAML."""
+    parser = argparse.ArgumentParser(prog="python -m desim.calibrate")
+    parser.add_argument("what", choices=["collectives"])
+    parser.add_argument("file", type=Path, help="table with the columns of collectives.csv")
+    parser.add_argument("--gpu", required=True, help="rows to take, by their column gpu")
+    parser.add_argument("--system", required=True, help="how the devices of the node are joined")
+    asked = parser.parse_args(arguments)
+    source = f"{asked.file} gpu {asked.gpu}"
+    fit = fit_node(_system(asked.system), read_measured(asked.file, asked.gpu), source)
+    sys.stdout.write(as_yaml(fit))
+    return 0
+
+
+def read_measured(file: Path, gpu: str) -> list[Measured]:
+    """Rows of one GPU and one node from a table with the columns of validation/collectives.csv."""
+    with file.open(newline="") as lines:
+        return [
+            Measured(
+                collective=_NAMES.get(row["op"], row["op"]),
+                ranks=int(row["num_gpus"]),
+                size_bytes=float(row["bytes"]),
+                seconds=float(row["time_ms"]) * 1e-3,
+            )
+            for row in csv.DictReader(lines)
+            if row["gpu"] == gpu and row["nodes"] == "1"
+        ]
+
+
+def as_yaml(fit: NodeFit) -> str:
+    """The fields of a system and of its file in hardware/collectives."""
+    fields = fit.node_collectives.model_dump(mode="json", by_alias=True, exclude_none=True)
+    lines = [
+        f"# mean error {fit.error:.1%}",
+        f"nvlink_latency: {fit.nvlink_latency_s * 1e6:g} us",
+        f"nvlink_efficiency: {fit.nvlink_efficiency:g}",
+    ]
+    if fit.nvls_efficiency is not None:
+        lines.append(f"nvls_efficiency: {fit.nvls_efficiency:g}")
+    lines.append("node_collectives:")
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            value = "{" + ", ".join(f"{key}: {part}" for key, part in value.items()) + "}"
+        lines.append(f"  {name}: {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _system(name: str) -> System:
+    """A system of the catalogue, in the smallest scenario that holds it."""
+    scenario = {
+        "name": "calibrate",
+        "workload": {
+            "model": "gpt3_175b",
+            "sequence_length": 1024,
+            "global_batch": 64,
+            "micro_batch": 1,
+            "precision": {"compute": "fp16"},
+        },
+        "cluster": {"system": name, "devices": 1},
+        "kernels": {"attention": "unfused"},
+    }
+    return load_scenario(scenario).scenario.cluster.system
+
+
+if __name__ == "__main__":
+    sys.exit(main())
