@@ -29,18 +29,38 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_measured(file: Path, gpu: str) -> list[Measured]:
-    """Rows of one GPU and one node from a table with the columns of validation/collectives.csv."""
+    """Rows of one GPU and one node, with the columns of a table in validation/.
+
+    `collectives.csv`, or `nccl_all_reduce_sweep.csv`, of whose many large sizes one in 16 is taken.
+    """
     with file.open(newline="") as lines:
-        return [
-            Measured(
-                collective=_NAMES.get(row["op"], row["op"]),
-                ranks=int(row["num_gpus"]),
-                size_bytes=float(row["bytes"]),
-                seconds=float(row["time_ms"]) * 1e-3,
-            )
-            for row in csv.DictReader(lines)
-            if row["gpu"] == gpu and row["nodes"] == "1"
-        ]
+        table = [row for row in csv.DictReader(lines) if row["gpu"] == gpu]
+    if table and "n_gpus" in table[0]:
+        return _all_reduces(table)
+    return [
+        Measured(
+            collective=_NAMES.get(row["op"], row["op"]),
+            ranks=int(row["num_gpus"]),
+            size_bytes=float(row["bytes"]),
+            seconds=float(row["time_ms"]) * 1e-3,
+        )
+        for row in table
+        if row["nodes"] == "1"
+    ]
+
+
+def _all_reduces(table: list[dict[str, str]]) -> list[Measured]:
+    rows = [
+        Measured(
+            collective="all_reduce",
+            ranks=int(row["n_gpus"]),
+            size_bytes=float(row["bytes"]),
+            seconds=float(row["out_of_place_ns"]) * 1e-9,
+        )
+        for row in table
+    ]
+    few = 32 * 2**20
+    return [row for row in rows if row.size_bytes <= few or row.size_bytes % (few / 2) == 0]
 
 
 def as_yaml(fit: NodeFit) -> str:

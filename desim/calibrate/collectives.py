@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from desim.spec.hardware import System
 
 #: Sizes between which the fit begins with another protocol, and the closing steps that it tries.
-_SIZES = (3e4, 3e5, 1.2e6, 6e6, 3e7)
+_SIZES = (3e4, 3e5, 1.2e6, 2.5e6, 6e6, 1.2e7, 3e7)
 _CLOSING = np.arange(0.0, 1.55, 0.1)
 #: One ring step with the Simple protocol: table hwLat in NCCL's src/graph/tuning.cc. Groups of one
 #: node are too small to tell it from the base, and rings over many nodes would multiply the error.
@@ -80,13 +80,18 @@ class _Rows:
 
 
 def fit_node(system: System, rows: Iterable[Measured], source: str) -> NodeFit:
-    """Fit the collectives of one node; `system` says how its devices are joined."""
+    """Fit the collectives of one node; `system` says how its devices are joined.
+
+    Without all-to-alls among the rows, messages are taken to cost what rings do.
+    """
     plain = _ideal(system)
     table = list(rows)
     rings = [row for row in table if row.collective != "all_to_all"]
     messages = [row for row in table if row.collective == "all_to_all"]
     error, closing, (ll, ll128, simple, *nvls) = _fit_rings(plain, rings)
-    message_error, message_closing, (small, large) = _fit_messages(plain, messages)
+    message_error, message_closing, (small, large) = (
+        _fit_messages(plain, messages) if messages else (0.0, closing, [ll, simple])
+    )
     simple_costs = _costs(simple)
     large_costs = {**_costs(large).model_dump(by_alias=True), "closing_step": message_closing}
     fitted = NodeCollectives.model_validate(
@@ -184,7 +189,11 @@ def _best(
         lines = [Line(features, every, np.array([0, step, 1.0]), free) for step, free in kinds]
         for first in starts:
             fit = fit_least_of_lines(lines + extra, table.seconds, first)
-            if fit is not None and (found is None or fit[0] < found[0]):
+            if fit is None or (found is not None and fit[0] >= found[0]):
+                continue
+            # Protocols for larger sizes reach more bandwidth: weight 2 is its inverse.
+            inverse = [weights[2] for weights in fit[1][: len(kinds)]]
+            if sorted(inverse, reverse=True) == inverse:
                 found = (fit[0], round(float(closing), 2), fit[1])
     assert found is not None, "too few rows for as many lines"
     return found

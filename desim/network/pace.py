@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from desim.network import mesh
 from desim.network.loads import Pace
 
 if TYPE_CHECKING:
     from desim.network.places import Places
 
 
-def ring_pace(places: Places) -> Pace:
-    """The closing step of a ring kernel: time of one block more than the wire carries."""
-    measured = places.topology.system.node_collectives
-    return Pace(added=_block_s(places, measured.closing_step)) if measured else Pace()
+def ring_pace(places: Places, rounds: int) -> Pace:
+    """The closing step of a ring kernel, and the part of a mesh that a group's rings use.
+
+    The closing step takes the time of one block more than the wire carries.
+    """
+    system = places.topology.system
+    measured = system.node_collectives
+    return Pace(
+        factor=mesh.factors(places, rounds) if _meshed(places) else 1.0,
+        added=_block_s(places, measured.closing_step) if measured else 0.0,
+    )
 
 
 def message_pace(places: Places) -> Pace:
     """The closing step of an all-to-all: each rank copies its own block."""
     measured = places.topology.system.node_collectives
-    return Pace(added=_block_s(places, measured.messages.closing_step)) if measured else Pace()
+    return Pace(
+        factor=mesh.factors(places, 1, messages=True) if _meshed(places) else 1.0,
+        added=_block_s(places, measured.messages.closing_step) if measured else 0.0,
+    )
+
+
+def _meshed(places: Places) -> bool:
+    return places.topology.system.mesh_links is not None and places.size > 1
 
 
 def _block_s(places: Places, steps: float) -> float:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from desim.network.collectives import ALGORITHMS
-from desim.network.loads import Loads, Profile
+from desim.network.loads import Loads, Pace, Profile
+from desim.network.mesh import pair_factor
 from desim.network.places import places_of
 from desim.network.route import levels_climbed, route
 
@@ -46,7 +47,11 @@ def send_profile(
     sms = system.device.communication.message_sms
     loads = Loads(topology, len(source))
     loads.add(0, flow, link, np.ones(len(flow)))
-    return loads.profile(near_s, far_s, sms, "send")
+    pace = None
+    if system.mesh_links is not None:
+        inside = np.where(outside, source, destination)
+        pace = Pace(factor=np.where(outside, 1.0, pair_factor(system, source, inside)))
+    return loads.profile(near_s, far_s, sms, "send", pace)
 
 
 def copy_profile(

@@ -89,6 +89,7 @@ def shape_of(system: System, num_devices: int) -> Shape:
     if max(domain, per_node) % min(domain, per_node):
         rule = f"must divide or be a multiple of devices_per_node ({per_node})"
         raise SpecError([Mistake("cluster.system.nvlink_domain", rule, str(domain))])
+    _require_mesh(system)
     joined = (
         domain >= per_node
         and domain > 1
@@ -113,6 +114,20 @@ def shape_of(system: System, num_devices: int) -> Shape:
         levels=levels,
         units_per_pod=tuple(units_in_pod * half ** (level - 2) for level in range(2, levels)),
     )
+
+
+def _require_mesh(system: System) -> None:
+    """Refuse a table of links that does not describe a node; raises SpecError."""
+    links, per_node = system.mesh_links, system.devices_per_node
+    if links is None:
+        return
+    square = len(links) == per_node and all(len(row) == per_node for row in links)
+    if not square or any(links[i][j] != links[j][i] for i in range(per_node) for j in range(i)):
+        rule = f"must be {per_node} rows of {per_node} numbers, row i at j equal to row j at i"
+        raise SpecError([Mistake("cluster.system.mesh_links", rule)])
+    if len({sum(row) for row in links}) > 1:
+        rule = "must give every device the same number of links, among which `nvlink` is divided"
+        raise SpecError([Mistake("cluster.system.mesh_links", rule)])
 
 
 def _levels(num_nics: int, radix: int) -> int:

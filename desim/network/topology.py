@@ -36,9 +36,9 @@ class Topology:
 
     Capacities are usable ones: nominal bandwidth times the efficiency of the system or fabric. The
     uplinks of a leaf or pod are one pooled link per direction (adaptive routing). An NVLink mesh
-    (DGX-1V) counts as a switch with each device's aggregate bandwidth: NCCL's rings use all of a
-    device's NVLinks. Links that no route needs are absent: NVLink where nodes talk over PCIe, leaf
-    uplinks where one switch holds all NICs.
+    (DGX-1V) is a link of each device's aggregate bandwidth; `desim.network.mesh` says which part of
+    it a group can use. Links that no route needs are absent: NVLink where nodes talk over PCIe,
+    leaf uplinks where one switch holds all NICs.
     """
 
     system: System

@@ -200,6 +200,10 @@ class NodeCollectives(Spec):
     """Paid once by an in-switch collective."""
 
 
+#: NVLinks of one device to each of its node.
+_Row = Annotated[tuple[Annotated[int, Ge(0)], ...], Field(strict=False)]
+
+
 class System(Spec):
     """Nodes of one kind of device joined by one fabric."""
 
@@ -219,6 +223,9 @@ class System(Spec):
     """Devices that NVLink joins; 1 where the devices of a node talk over PCIe alone."""
     intra_node: Literal["nvswitch", "mesh", "pcie"]
     """What joins the devices of a node."""
+    mesh_links: Annotated[tuple[_Row, ...], Field(strict=False)] | None = None
+    """NVLinks between each pair of devices of a `mesh` node, a row per device; without them each
+    group is taken to use all links of its devices."""
     nvls: bool
     """Whether the NVSwitch reduces in the switch (NVLink SHARP; Hopper and later)."""
     nvlink_latency_s: Seconds = Field(alias="nvlink_latency")

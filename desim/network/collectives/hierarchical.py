@@ -46,4 +46,4 @@ def _hierarchical(places: Places, rounds: int) -> Profile:
         traffic.send(onward, rounds * (lanes.length - 1) / lanes.length * lanes.share)
         traffic.add_to(loads)
         far_s = rounds * (places.num_parts - 1) * mean_hop_s(lanes, onward)
-    return loads.profile(near_s, far_s, places.sms(), "ring", ring_pace(places))
+    return loads.profile(near_s, far_s, places.sms(), "ring", ring_pace(places, rounds))

@@ -56,7 +56,7 @@ def _ring(places: Places, rounds: int) -> Profile:
         traffic.send(onward, hop * lanes.share * (lanes.length > 1))
         traffic.add_to(loads)
         far_s = rounds * (places.num_parts - 1) * mean_hop_s(lanes, onward)
-    return loads.profile(near_s, far_s, places.sms(), "ring", ring_pace(places))
+    return loads.profile(near_s, far_s, places.sms(), "ring", ring_pace(places, rounds))
 
 
 def mean_hop_s(lanes: Lanes, target: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from desim.network.lanes import Traffic, lanes_of
 from desim.network.loads import Loads
+from desim.network.pace import ring_pace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +33,7 @@ def all_reduce(places: Places) -> Profile:
     far_s = np.zeros(places.num_groups)
     if not places.alone:
         far_s = add_double_tree(places, loads)
-    return loads.profile(near_s, far_s, places.sms(), "tree")
+    return loads.profile(near_s, far_s, places.sms(), "tree", ring_pace(places, rounds=2))
 
 
 def all_gather(places: Places) -> Profile:
@@ -104,7 +105,7 @@ def _pat(places: Places, direction: int) -> Profile:
     far_s = np.zeros(places.num_groups)
     if not places.alone:
         far_s = _add_rounds(places, loads, direction)
-    return loads.profile(near_s, far_s, places.sms(), "pat")
+    return loads.profile(near_s, far_s, places.sms(), "pat", ring_pace(places, rounds=1))
 
 
 def _add_rounds(places: Places, loads: Loads, direction: int) -> NDArray[np.float64]:
