@@ -105,7 +105,7 @@ def _memory_warnings(scenario: Scenario, record: Record, summary: dict[str, Any]
     """Say of the fullest stage what does not fit, whose it is and what would fit."""
     if summary["fits"]:
         return []
-    worst = max(stage_peaks(record), key=lambda peak: peak.peak_bytes)
+    worst = max(stage_peaks(record), key=lambda peak: peak.needed_bytes)
     capacity = scenario.cluster.system.device.memory_bytes
     return ["out of memory: " + overflow_message(worst, capacity, savings(scenario, worst.stage))]
 

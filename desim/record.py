@@ -122,7 +122,8 @@ class Memory:
     """The memory ledger of one rank class, in issue order.
 
     `by_owner` has a row per owner and a column per sample; `time_ps` says when the device reached
-    the sample's task. `peak_bytes` is the largest sum, at sample `peak_index`.
+    the sample's task. `peak_bytes` is the largest sum, at sample `peak_index`; `reserved_bytes` is
+    what the caching allocator has taken for it, `outside_bytes` what driver and NCCL take beside.
     """
 
     owners: tuple[str, ...]
@@ -131,6 +132,13 @@ class Memory:
     peak_bytes: float
     peak_index: int
     peak_task: str
+    reserved_bytes: float = 0.0
+    outside_bytes: float = 0.0
+
+    @property
+    def needed_bytes(self) -> float:
+        """Bytes that the device must have."""
+        return max(self.reserved_bytes, self.peak_bytes) + self.outside_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from tests.cli.conftest import ROOT, TINY
 PROMISED = {
     "step_time_s", "model_tflop_per_s_per_device", "mfu", "hfu", "parameters", "num_devices",
     "rank_classes", "tasks", "events", "simulate_wall_s", "time_share", "critical_path_share",
-    "peak_memory_bytes", "fits",
+    "peak_memory_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "outside_memory_bytes",
+    "fits",
 }  # fmt: skip
 #: There as well.
 MORE = {

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from desim.errors import SpecError
 from desim.plan.build import build_programs, make_context
+from desim.plan.reserve import outside_bytes, reserved_bytes
 from desim.spec.load import load_scenario
 
 if TYPE_CHECKING:
@@ -20,9 +21,19 @@ def estimate_peaks(scenario: Scenario) -> dict[str, float]:
     return {str(stage): ledger.peak_bytes for stage, ledger in enumerate(ledgers)}
 
 
+def estimate_needs(scenario: Scenario) -> dict[str, float]:
+    """Return what every stage needs of its device in bytes, without playing the scenario."""
+    context = make_context(scenario)
+    programs, ledgers = build_programs(context)
+    return {
+        str(stage): max(reserved_bytes(ledger), ledger.peak_bytes) + outside_bytes(context, program)
+        for stage, (program, ledger) in enumerate(zip(programs, ledgers, strict=True))
+    }
+
+
 def savings(scenario: Scenario, stage: int) -> dict[str, float]:
-    """Bytes that each single change, itself a valid scenario, takes off the peak of `stage`."""
-    peak = estimate_peaks(scenario)[str(stage)]
+    """Bytes that each single change, itself a valid scenario, takes off the need of `stage`."""
+    peak = estimate_needs(scenario)[str(stage)]
     plain = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
     found = {}
     for changes in _changes(scenario):
@@ -30,7 +41,7 @@ def savings(scenario: Scenario, stage: int) -> dict[str, float]:
             variant = load_scenario(plain, changes).scenario
         except SpecError:
             continue
-        found[changes[0].replace("=", ": ")] = peak - max(estimate_peaks(variant).values())
+        found[changes[0].replace("=", ": ")] = peak - max(estimate_needs(variant).values())
     return found
 
 

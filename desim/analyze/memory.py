@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StagePeak:
-    """The largest peak of any rank of a stage; `owners` holds bytes at that moment."""
+    """The largest peak of any rank of a stage; `owners` holds bytes at that moment.
+
+    `reserved_bytes` and `outside_bytes` are its allocator's and those outside of it, `needed_bytes`
+    all that it takes of the device.
+    """
 
     stage: int
     rank_class: RankClass
     peak_bytes: float
     task: str
     owners: dict[str, float]
+    reserved_bytes: float
+    outside_bytes: float
+    needed_bytes: float
 
 
 def owners_at_peak(memory: Memory) -> dict[str, float]:
@@ -43,9 +50,28 @@ def stage_peaks(record: Record) -> list[StagePeak]:
         if held is None or memory.peak_bytes > held[1].peak_bytes:
             worst[rank_class.stage] = (rank_class, memory)
     return [
-        StagePeak(stage, found, memory.peak_bytes, memory.peak_task, owners_at_peak(memory))
+        StagePeak(
+            stage,
+            found,
+            memory.peak_bytes,
+            memory.peak_task,
+            owners_at_peak(memory),
+            memory.reserved_bytes,
+            memory.outside_bytes,
+            memory.needed_bytes,
+        )
         for stage, (found, memory) in sorted(worst.items())
     ]
+
+
+def needed_by_stage(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return what each stage needs of a device by the contents of summary.json."""
+    reserved = summary.get("peak_reserved_bytes", {})
+    outside = summary.get("outside_memory_bytes", {})
+    return {
+        stage: max(peak, reserved.get(stage, 0.0)) + outside.get(stage, 0.0)
+        for stage, peak in summary["peak_memory_bytes"].items()
+    }
 
 
 def sampled(memory: Memory, limit: int) -> NDArray[np.int64]:
@@ -71,13 +97,13 @@ def overflow_message(
 
     `savings_bytes` says for each possible change (as text) how much it takes off this peak.
     """
-    excess = peak.peak_bytes - capacity_bytes
+    excess = peak.needed_bytes - capacity_bytes
     largest = ", ".join(
         f"{name} {show(size, 'bytes')}" for name, size in list(peak.owners.items())[:3]
     )
     text = (
         f"stage {peak.stage} (rank {peak.rank_class.representative}) needs"
-        f" {show(peak.peak_bytes, 'bytes')}, {show(excess, 'bytes')} more than the device holds"
+        f" {show(peak.needed_bytes, 'bytes')}, {show(excess, 'bytes')} more than the device holds"
         f" ({show(capacity_bytes, 'bytes')}), at {peak.task}: {largest}"
     )
     enough = sorted((saved, change) for change, saved in savings_bytes.items() if saved >= excess)

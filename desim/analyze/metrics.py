@@ -78,12 +78,15 @@ def _job(plan: Plan) -> dict[str, Any]:
 
 
 def _memory(plan: Plan, record: Record) -> dict[str, Any]:
-    """Peaks by stage, and whether all fit the device."""
+    """Peaks by stage (`peak_memory_bytes` are allocated), and whether all fit the device."""
     capacity = plan.scenario.cluster.system.device.memory_bytes
     peaks = stage_peaks(record)
     return {
         "peak_memory_bytes": {str(peak.stage): peak.peak_bytes for peak in peaks},
-        "fits": all(peak.peak_bytes <= capacity for peak in peaks),
+        "peak_allocated_bytes": {str(peak.stage): peak.peak_bytes for peak in peaks},
+        "peak_reserved_bytes": {str(peak.stage): peak.reserved_bytes for peak in peaks},
+        "outside_memory_bytes": {str(peak.stage): peak.outside_bytes for peak in peaks},
+        "fits": all(peak.needed_bytes <= capacity for peak in peaks),
     }
 
 

@@ -16,6 +16,7 @@ from desim.engine.expand import (
 )
 from desim.engine.utilisation import link_classes
 from desim.plan.ledger import timed
+from desim.plan.reserve import outside_bytes, reserved_bytes
 from desim.plan.tables import COMPUTE
 from desim.record import LANES, Causes, Flow, Memory, RankClass, Record, Spans
 
@@ -190,7 +191,9 @@ class _Observer:
                 program, entry = plan.programs[number], plan.ledgers[number]
                 peak = min(entry.peak_task, len(program) - 1)
                 peak_name = names[int(program.name[peak])]
-                made[number] = timed(entry, task_starts(rank), peak_name)
+                reserved = reserved_bytes(entry)
+                outside = outside_bytes(plan.context, program)
+                made[number] = timed(entry, task_starts(rank), peak_name, reserved, outside)
             result.append(made[number])
         return tuple(result)
 

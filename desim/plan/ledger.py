@@ -32,6 +32,12 @@ class Ledger:
     task: NDArray[np.int64]
     by_owner: NDArray[np.float64]
     peak_index: int
+    owner: NDArray[np.int64]
+    """Owner (row of those that move) of each allocation or free, in issue order."""
+    change: NDArray[np.float64]
+    """Bytes that it takes, or with a negative sign gives back."""
+    fixed_bytes: float
+    """Bytes that are there all the time."""
 
     @property
     def peak_bytes(self) -> float:
@@ -68,6 +74,9 @@ def make_ledger(context: Context, program: Program, layers: tuple[Layer, ...]) -
         task=np.concatenate([[first], tasks]),
         by_owner=by_owner,
         peak_index=int(np.argmax(total)),
+        owner=owner.astype(np.int64),
+        change=program.memory_bytes[kept][order],
+        fixed_bytes=float(sum(fixed.values())),
     )
 
 
@@ -129,7 +138,13 @@ def _weight_shapes(layer: Layer) -> set[tuple[int, int]]:
     }
 
 
-def timed(ledger: Ledger, starts_ps: NDArray[np.int64], peak_name: str) -> Memory:
+def timed(
+    ledger: Ledger,
+    starts_ps: NDArray[np.int64],
+    peak_name: str,
+    reserved_bytes: float,
+    outside_bytes: float,
+) -> Memory:
     """The ledger with the time at which the device reached each sample's task."""
     last = len(starts_ps) - 1
     times = np.maximum.accumulate(starts_ps[np.minimum(ledger.task, last)])
@@ -140,4 +155,6 @@ def timed(ledger: Ledger, starts_ps: NDArray[np.int64], peak_name: str) -> Memor
         peak_bytes=ledger.peak_bytes,
         peak_index=ledger.peak_index,
         peak_task=peak_name,
+        reserved_bytes=reserved_bytes,
+        outside_bytes=outside_bytes,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from desim.analyze.memory import needed_by_stage
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -76,7 +78,8 @@ def _memory(summary: Mapping[str, Any], record: Record) -> Card:
     verdict = "fits" if summary["fits"] else "does not fit"
     held = f" in {capacity / _GIB:.1f} GiB" if capacity else ""
     if capacity and not summary["fits"]:
-        held += f": {(peaks[stage] - capacity) / _GIB:.1f} GiB too much"
+        excess = max(needed_by_stage(summary).values()) - capacity
+        held += f": {excess / _GIB:.1f} GiB too much"
     where = f" (stage {stage})" if len(peaks) > 1 else ""
     size = f"{peaks[stage] / _GIB:.1f}"
     return Card("peak memory" + where, size, "GiB", f"{verdict}{held}", not summary["fits"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from desim.analyze.fit import estimate_peaks
+from desim.analyze.fit import estimate_needs, estimate_peaks
 from desim.models.count import flops_per_sample, parameter_count
 from desim.network.topology import build_topology
 from desim.plan.disturb import disturb
@@ -30,7 +30,7 @@ def examine(scenario: Scenario) -> dict[str, Any]:
     topology = build_topology(cluster.system, cluster.devices)
     disturb(scenario, topology)
     mesh = build_mesh(scenario.parallel)
-    peaks = estimate_peaks(scenario)
+    peaks, needs = estimate_peaks(scenario), estimate_needs(scenario)
     capacity = cluster.system.device.memory_bytes
     flops = flops_per_sample(workload) * workload.global_batch
     data = mesh.sizes["dp"]
@@ -45,8 +45,9 @@ def examine(scenario: Scenario) -> dict[str, Any]:
         "groups": _groups(mesh, cluster.system.devices_per_node),
         "micro_batches": workload.global_batch // (workload.micro_batch * data),
         "peak_memory_bytes": peaks,
+        "needed_memory_bytes": needs,
         "device_memory_bytes": capacity,
-        "fits": all(peak <= capacity for peak in peaks.values()),
+        "fits": all(need <= capacity for need in needs.values()),
     }
 
 
@@ -78,7 +79,8 @@ def check_text(findings: Mapping[str, Any], scenario: Scenario, notes: Sequence[
     capacity = show(findings["device_memory_bytes"], "bytes")
     lines.append(f"  memory         estimated peak of each stage, of {capacity}:")
     for stage, peak in findings["peak_memory_bytes"].items():
-        over = "" if peak <= findings["device_memory_bytes"] else "   DOES NOT FIT"
+        need = findings["needed_memory_bytes"][stage]
+        over = "" if need <= findings["device_memory_bytes"] else "   DOES NOT FIT"
         lines.append(f"    stage {stage:<3}    {show(peak, 'bytes')}{over}")
     lines += [f"warning: {note}" for note in notes]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from desim.analyze.breakdown import breakdown
+from desim.analyze.memory import needed_by_stage
 from desim.report import palette
 from desim.report.cards import cards, footer, subtitle
 from desim.report.links import busiest_of_each_kind, link_rows
@@ -39,7 +40,7 @@ def render(summary: Mapping[str, Any], record: Record, notes: Sequence[str] = ()
     lines = [
         *_headline(summary, record),
         *_bars(summary["time_share"], step_time_s),
-        *_stages(stages, summary["peak_memory_bytes"], capacity_bytes),
+        *_stages(stages, summary, capacity_bytes),
         *_beside(list(_communication(lanes, step_time_s)), list(_links(record))),
         *_critical_path(summary, step_time_s),
         "",
@@ -75,12 +76,13 @@ def _bars(shares: Mapping[str, float], step_time_s: float) -> Iterator[str]:
 
 
 def _stages(
-    stages: Mapping[str, Mapping[str, float]], peaks: Mapping[str, float], capacity_bytes: float
+    stages: Mapping[str, Mapping[str, float]], summary: Mapping[str, Any], capacity_bytes: float
 ) -> Iterator[str]:
     """Yield a table with a line for each stage; of many stages the first and the last ones."""
     if len(stages) < 2:
         return
     yield ""
+    peaks, needs = summary["peak_memory_bytes"], needed_by_stage(summary)
     titles = " ".join(
         f"{title:>9}" for title in ("compute", "exposed", "waiting", "bubble", "rest")
     )
@@ -103,7 +105,7 @@ def _stages(
         table = " ".join(f"{100 * value:7.1f} %" for value in columns)
         peak = float(peaks.get(name, 0.0))
         memory = f"{peak / _GIB:10.1f} GiB" if name in peaks else ""
-        over = "  DOES NOT FIT" if 0 < capacity_bytes < peak else ""
+        over = "  DOES NOT FIT" if 0 < capacity_bytes < needs.get(name, 0.0) else ""
         yield f"  {name:>5} {table} {memory}{over}"
 
 

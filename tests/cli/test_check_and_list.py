@@ -32,7 +32,8 @@ def test_check_json(tiny: Path, cli: Cli) -> None:
     found = cli("check", tiny, "--json").json
     assert set(found) == {
         "name", "scenario", "parameters", "model_flops_per_step", "num_devices", "mesh", "order",
-        "groups", "micro_batches", "peak_memory_bytes", "device_memory_bytes", "fits", "notes",
+        "groups", "micro_batches", "peak_memory_bytes", "needed_memory_bytes",
+        "device_memory_bytes", "fits", "notes",
     }  # fmt: skip
     assert found["mesh"] == {"tp": 2, "cp": 1, "ep": 1, "dp": 2, "pp": 2}
     assert found["groups"]["pp"] == {"ranks": 2, "groups": 4, "nodes": 1}

@@ -18,7 +18,7 @@ def test_it_still_simulates(tiny: Path, cli: Cli) -> None:
 
 
 def test_the_warning_says_whose_it_is_and_what_would_fit(tiny: Path, cli: Cli) -> None:
-    peak = cli("check", tiny, "--json").json["peak_memory_bytes"]["0"]
+    peak = cli("check", tiny, "--json").json["needed_memory_bytes"]["0"]
     little = f"cluster.system.device.memory={int(peak) - 1000} B"
     said = cli(tiny, *SMALL_DEVICE, "--json", "--set", little)
     assert said.json["fits"] is False
