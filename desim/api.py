@@ -13,6 +13,7 @@ from desim.analyze.metrics import summarize
 from desim.engine.simulate import measure_step_ps, simulate
 from desim.plan.build import build_plan, build_programs, make_context
 from desim.plan.limits import require_countable
+from desim.plan.reserve import reserved_bytes
 from desim.record import PS_PER_S
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
@@ -70,8 +71,8 @@ class Prediction:
     step_time_s: float | None
     """None where the scenario was only planned."""
     allocated_bytes: float
-    reserved_bytes: float | None = None
-    """None: not told from what is allocated."""
+    reserved_bytes: float
+    """What the caching allocator takes for it."""
 
 
 def predict(scenario: Scenario) -> Prediction:
@@ -82,17 +83,19 @@ def predict(scenario: Scenario) -> Prediction:
     """
     plan = build_plan(scenario)
     require_countable(plan)
-    return Prediction(measure_step_ps(plan) / PS_PER_S, _allocated_bytes(plan.ledgers))
+    return Prediction(measure_step_ps(plan) / PS_PER_S, *_peak_bytes(plan.ledgers))
 
 
 def predict_memory(scenario: Scenario) -> Prediction:
     """Return a scenario's peak memory, which needs no clock. Raises as `run` does."""
     _, ledgers = build_programs(make_context(scenario))
-    return Prediction(None, _allocated_bytes(ledgers))
+    return Prediction(None, *_peak_bytes(ledgers))
 
 
-def _allocated_bytes(ledgers: Sequence[Ledger]) -> float:
-    return max(ledger.peak_bytes for ledger in ledgers)
+def _peak_bytes(ledgers: Sequence[Ledger]) -> tuple[float, float]:
+    """Return the largest peak of allocated bytes and the largest reserve."""
+    allocated = max(ledger.peak_bytes for ledger in ledgers)
+    return allocated, max(reserved_bytes(ledger) for ledger in ledgers)
 
 
 def _undisturbed(scenario: Scenario) -> Record:

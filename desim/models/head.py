@@ -125,14 +125,18 @@ def _cross_entropy(shard: Shard, columns: int) -> Module:
     gradients of the log-softmax and of its input in fp32.
     """
     elements = float(shard.tokens * columns)
-    chain = passes.CROSS_ENTROPY[shard.kernels.fusion]
+    kernels = shard.kernels
+    fusion = (
+        "apex" if (kernels.fusion, kernels.cross_entropy) == ("te", "unfused") else kernels.fusion
+    )
+    chain = passes.CROSS_ENTROPY[fusion]
     width = shard.element_bytes
     saved, forward, backward = {
         "te": (width, 0.0, 0.0),
         "compile": (width, 0.0, width),
         "apex": (4.0, width, width),
         "eager": (4.0, width + 4.0, 8.0),
-    }[shard.kernels.fusion]
+    }[fusion]
     reduce: tuple[Comm, ...] = ()
     if shard.tensor > 1:
         reduce = tuple(

@@ -120,6 +120,9 @@ class Kernels(Spec):
     """What fuses elementwise kernels: nothing, apex, torch.compile, or Transformer Engine."""
     te_version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")] = "2.11"
     """Version of Transformer Engine, in quotes; it decides which buffers `fusion: te` keeps."""
+    cross_entropy: Literal["auto", "unfused"] = "auto"
+    """Cross-entropy: `auto` as `fusion` says; `unfused` Megatron-LM's own chain with fp32 logits
+    beside Transformer Engine (its default, without `--cross-entropy-loss-fusion`)."""
     cuda_graphs: bool = False
     """Whether a pass is launched as one graph."""
     launch_s: Seconds | None = Field(alias="launch", default=None)

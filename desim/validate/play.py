@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from desim.api import Prediction, predict, predict_memory
 from desim.errors import DeadlockError, SpecError
+from desim.validate import memory_rows
 from desim.validate.assumptions import UnscoredError, load_assumptions
 from desim.validate.pool import Pool
 from desim.validate.rows import to_scenario
@@ -105,7 +106,7 @@ def _assumed(path: Path) -> Assumptions:
 
 def prepare(task: Task) -> Prepared:
     """Turn a row into a scenario, or say why it cannot be; never raises."""
-    convert = to_scenario
+    convert = memory_rows.to_scenario if task.of_memory else to_scenario
     try:
         scenario = convert(task.cells, _assumed(task.assumptions))
     except UnscoredError as error:

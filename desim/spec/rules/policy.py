@@ -81,6 +81,9 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
         )
         hint = "recompute: none is faster, full or recompute_modules: [norm, activation] frees more"
         yield Finding("policies.recompute", text, "selective", hint, note=True)
+    if kernels.cross_entropy == "unfused" and kernels.fusion != "te":
+        text = f"has no effect: fusion: {kernels.fusion} has a chain of its own"
+        yield Finding("kernels.cross_entropy", text, "unfused", note=True)
     if policies.sync == "grad_norm" and not policies.gradient_clipping:
         text = "has no effect without gradient_clipping: no norm is read back"
         hint = "sync: step lets the host wait once a step"

@@ -1,0 +1,132 @@
+"""Rows of measured peaks of memory to scenarios: the columns of `peak_memory.csv`.
+
+These rows say everything but two things: what a micro-batch's loss is computed with is their
+column `ce_fusion`, and nothing overlapped in the runs (`notes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from desim.errors import SpecError
+from desim.spec.load import load_scenario
+from desim.spec.scenario import Scenario
+from desim.validate.assumptions import Assumptions, UnscoredError
+
+#: Column `hw` begins with -> system.
+_SYSTEMS = {
+    "NVIDIA B200": "dgx_b200_ndr400",
+    "NVIDIA A100 80GB PCIe": "a100_pcie_80",
+}
+_CONTEXT = {"": "all_gather", "a2a": "all_to_all", "all_gather": "all_gather", "p2p": "ring"}
+
+
+def to_scenario(row: Mapping[str, str], assumptions: Assumptions) -> Scenario:
+    """Return the scenario of one row; raises UnscoredError where it cannot be run."""
+    assumed = assumptions.apply(row)
+    data = _stated(assumed.row)
+    for path, value in assumed.settings.items():
+        *parents, last = path.split(".")
+        where = data
+        for key in parents:
+            where = where.setdefault(key, {})
+        where[last] = value
+    try:
+        return load_scenario(data).scenario
+    except SpecError as error:
+        raise UnscoredError("; ".join(str(mistake) for mistake in error.mistakes[:2])) from None
+
+
+def _number(row: Mapping[str, str], column: str, default: int | None = None) -> int:
+    text = row.get(column, "")
+    if not text and default is not None:
+        return default
+    try:
+        return int(float(text))
+    except ValueError:
+        raise UnscoredError(f"{column} is not a number: {text!r}") from None
+
+
+def _stated(row: Mapping[str, str]) -> dict[str, Any]:
+    stages, virtual = _number(row, "pp", 1), _number(row, "vp", 1)
+    return {
+        "name": row.get("id", "row"),
+        "workload": {
+            "model": _model(row),
+            "sequence_length": _number(row, "seq"),
+            "global_batch": _number(row, "gbs"),
+            "micro_batch": _number(row, "mbs"),
+            "precision": {"compute": row["dtype"], "gradients": row["grad_dtype"]},
+        },
+        "cluster": {"system": _system(row), "devices": _number(row, "gpus")},
+        "parallel": {
+            "tensor": _number(row, "tp", 1),
+            "sequence": row.get("sp") == "yes",
+            "pipeline": stages,
+            "virtual_stages": virtual,
+            "context": _number(row, "cp", 1),
+            "expert": _number(row, "ep", 1),
+            "zero": _number(row, "zero", 0),
+        },
+        "policies": {
+            "schedule": "interleaved" if virtual > 1 else "1f1b",
+            "recompute": row.get("recompute") or "none",
+            "context": _CONTEXT[row.get("cp_comm", "")],
+            "overlap": {
+                "grad_reduce": "none",
+                "param_gather": "none",
+                "tensor": "none",
+                "pipeline": "blocking",
+            },
+        },
+        "kernels": {
+            "attention": "cudnn" if "B200" in row["hw"] else "flash2",
+            "fusion": "te",
+            "te_version": row.get("te_version") or "2.11",
+            "cross_entropy": "auto" if "fused" in row.get("ce_fusion", "") else "unfused",
+        },
+    }
+
+
+def _system(row: Mapping[str, str]) -> str:
+    for name, system in _SYSTEMS.items():
+        if row.get("hw", "").startswith(name):
+            return system
+    raise UnscoredError(f"hw is not known: {row.get('hw', '')!r}")
+
+
+def _model(row: Mapping[str, str]) -> dict[str, Any]:
+    heads = _number(row, "heads")
+    model: dict[str, Any] = {
+        "family": "transformer",
+        "name": row.get("model", ""),
+        "source": row.get("source", ""),
+        "layers": _number(row, "layers_run"),
+        "hidden": _number(row, "hidden"),
+        "heads": heads,
+        "kv_heads": _number(row, "kv_heads", heads),
+        "head_dim": _number(row, "head_dim"),
+        "ffn": _number(row, "ffn"),
+        "vocab": _number(row, "vocab_padded"),
+        "gated": True,
+    }
+    if row.get("attention") == "mla":
+        model["mla"] = {
+            "q_rank": _number(row, "q_lora"),
+            "kv_rank": _number(row, "kv_lora"),
+            "nope_head_dim": _number(row, "qk_head_dim"),
+            "rope_head_dim": _number(row, "qk_rope_dim"),
+            "value_head_dim": _number(row, "v_head_dim"),
+        }
+    if row.get("experts"):
+        model["moe"] = {
+            "experts": _number(row, "experts"),
+            "top_k": _number(row, "topk"),
+            "ffn": _number(row, "moe_ffn"),
+            "shared_ffn": _number(row, "shared_expert_ffn", 0),
+            "dense_layers": _number(row, "dense_layers", 0),
+        }
+        if row.get("moe_capacity", "").startswith("factor"):
+            model["moe"]["capacity_factor"] = float(row["moe_capacity"].split()[1].rstrip(","))
+    return model
