@@ -65,11 +65,11 @@ class Comm:
     `group` names a mesh group (`tp`, `cp`, `ep`, `etp`, `world`; `etp` share an expert's
     matrices), `size_bytes` is the whole tensor: the gathered result of an all-gather, the input of
     a reduce-scatter or all-reduce, what one rank sends in an all-to-all or, to the next member, in
-    a shift.
+    a shift (by a kernel) or push (by a copy engine).
     """
 
     group: str
-    collective: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shift"]
+    collective: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shift", "push"]
     size_bytes: float
     name: str = ""
 
@@ -94,8 +94,8 @@ class Module:
     `pre_backward` (the output's gradient is gathered), then `dgrad` with `pre_wgrad` (the input is
     gathered again) possibly beside it, then `wgrad` with `post_dgrad` (the input's gradient is
     reduced) possibly beside it. `saved_bytes` are kept from the forward to the backward pass,
-    `parameters` are this rank's. `forward_steps` and `dgrad_steps`, where there are any, hold the
-    kernels of `forward` and `dgrad` with what is communicated between them. `weight_casts` run
+    `parameters` are this rank's. `forward_steps`, `dgrad_steps` and `replay_steps`, where there
+    are any, hold the kernels of `forward`, `dgrad` and `replay` with what is communicated between. `weight_casts` run
     before `forward` where the weights are new: in the first micro-batch of a step, or in every one
     under FSDP. `quantized` of the `parameters` have copies in low precision, `frozen` of them are
     not trained. `expert` marks the parameters of experts, which other ranks hold copies of than of
@@ -131,6 +131,7 @@ class Module:
     post_dgrad: tuple[Comm, ...] = ()
     forward_steps: tuple[Step, ...] = ()
     dgrad_steps: tuple[Step, ...] = ()
+    replay_steps: tuple[Step, ...] = ()
     weight_casts: tuple[Op, ...] = ()
     quantized: int = 0
     frozen: int = 0

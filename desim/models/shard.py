@@ -19,6 +19,7 @@ class Shard:
     `data_ranks` are the ranks over which embedding tables are spread (1: a copy on each).
     `pipeline` only decides whether a tied head needs a copy of the embedding of its own;
     `context_exchange` says how context ranks see each other's keys;
+    `chunked` cuts tensor-parallel collectives in as many chunks as there are tensor ranks.
     `any_layout`: the device's fp8 GEMMs take operands in any layout; Hopper's need both contiguous
     along k, Blackwell's do not (Transformer Engine user guide, FP8 current scaling). `adapters`:
     the low-rank adapters that are trained where the model is frozen. `expert` ranks share the
@@ -35,6 +36,7 @@ class Shard:
     kernels: Kernels
     pipeline: int = 1
     context_exchange: ContextExchange = "all_gather"
+    chunked: bool = False
     any_layout: bool = False
     adapters: Lora | None = None
     expert: int = 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from desim.errors import Mistake, SpecError
 from desim.models.attention import attention_modules
+from desim.models.chunk import chunk_layer
 from desim.models.elementwise import norm, residual
 from desim.models.head import embedding_layer, head_layer
 from desim.models.mla import latent_modules
@@ -64,7 +65,8 @@ def transformer_block(model: Transformer, shard: Shard, moe: Mixture | None = No
         residual("residual2", model, shard),
     )
     size = shard.split_tokens * model.hidden * shard.element_bytes
-    return Layer("block", modules, input_bytes=size)
+    layer = Layer("block", modules, input_bytes=size)
+    return chunk_layer(layer, shard) if shard.chunked else layer
 
 
 def transformer_mistakes(model: Transformer, shard: Shard) -> list[Mistake]:

@@ -76,6 +76,7 @@ def shard_of(scenario: Scenario) -> Shard:
         kernels=scenario.kernels,
         pipeline=1 if scenario.policies.schedule in FOLDED_BACK else parallel.pipeline,
         context_exchange=scenario.policies.context,
+        chunked=scenario.policies.overlap.tensor == "chunked",
         any_layout=scenario.cluster.system.device.any_layout,
         adapters=workload.adapters,
         expert=parallel.expert,

@@ -51,7 +51,7 @@ class PassPolicy:
     `split`: gradients of weight matrices are left to a pass of their own.
     """
 
-    tensor: Literal["none", "megatron"]
+    tensor: Literal["none", "megatron", "chunked"]
     recompute: Recompute = Recompute()
     sharded: bool = False
     split: bool = False
@@ -129,7 +129,7 @@ def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPol
     """
     if policy.recompute.kind == "per_op":
         if module.replay is not None:
-            module = replace(module, forward=module.replay, forward_steps=())
+            module = replace(module, forward=module.replay, forward_steps=module.replay_steps)
         if not module.forward:
             emit.memory("activations", restored_bytes)
             return
@@ -188,7 +188,7 @@ def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:
         emit.memory("activations", input_bytes(module) - module.saved_bytes)
         emit.memory(OUTPUT_GRADIENTS, output_gradient_bytes(module))
         return
-    if policy.tensor == "megatron":
+    if policy.tensor != "none":
         gathered = _beside(emit, module.pre_wgrad)
         _run(emit, module.dgrad, module.dgrad_steps)
         reduced = _beside(emit, module.post_dgrad)

@@ -179,7 +179,9 @@ class Emitter:
         """Issue a rank's part of a collective or message on `lane`; return the mark of its end."""
         number = self.tables.comm(CommOp(SLOT[slot], collective, round(size_bytes), beside))
         where = LANE[lane]
-        self._task(where, name, collective, -1, number, self._collective_launch_ps, after)
+        # A push is a copy that the framework issues itself, not a collective of a library.
+        host_ps = self._launch_ps if collective == "push" else self._collective_launch_ps
+        self._task(where, name, collective, -1, number, host_ps, after)
         return Mark(where, self._counts[where])
 
     def _task(

@@ -28,6 +28,7 @@ _MEMORY_TRAFFIC = {
     "all_to_all": 2.0,
     "send_recv": 1.0,
     "shift": 2.0,
+    "push": 2.0,
     "reduce_scatter": 3.0,
     "all_reduce": 2.5,
 }
@@ -38,7 +39,7 @@ _EXPERT_AXIS = {"ep": "ep", "etp": "tp", "edp": "dp"}
 _LIGHT = 0.01
 
 #: What NCCL sends without a choice of algorithm, with the name of its only one.
-_MESSAGES = {"send_recv": "send_recv", "shift": "pairs"}
+_MESSAGES = {"send_recv": "send_recv", "shift": "pairs", "push": "copies"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,9 +18,12 @@ class Overlap(Spec):
     """`none`: reduce after the last backward; `bucketed`: each bucket once it is complete."""
     param_gather: Literal["none", "prefetch"] = "prefetch"
     """ZeRO-1/2 parameters: gathered before the first forward, or bucket by bucket under it."""
-    tensor: Literal["none", "megatron"] = "megatron"
+    tensor: Literal["none", "megatron", "chunked"] = "megatron"
     """`megatron`: in a column-parallel backward the input's all-gather runs under dgrad and the
-    gradient's reduce under wgrad; `none`: all tensor-parallel communication is exposed."""
+    gradient's reduce under wgrad; `none`: all tensor-parallel communication is exposed;
+    `chunked`: as `megatron`, and the all-gather before and the reduce-scatter after a GEMM are cut
+    in `tensor` chunks that copy engines move while the GEMM works on others (Transformer Engine's
+    user buffers, `tp_comm_overlap`; asynchronous tensor parallelism in PyTorch)."""
     pipeline: Literal["blocking", "async"] = "blocking"
     """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted.
     A posted receive holds its SMs until the message comes, which can cost more than it hides."""

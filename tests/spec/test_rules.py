@@ -26,6 +26,12 @@ MOE = "workload.model.moe={experts: 8, top_k: 2, ffn: 1024}"
             "2 / 4 leaves 2",
             "context: 2, or policies.context: ring",
         ),
+        (
+            ["policies.overlap.tensor=chunked", "parallel.sequence=false"],
+            "policies.overlap.tensor",
+            "without sequence parallelism there are none",
+            "parallel.sequence: true",
+        ),
         (["parallel.shard=3"], "parallel.shard", "8 x 1 = 8, 8 / 3 leaves 2", "nearest: 2 or 4"),
         (["cluster.devices=60"], "cluster.devices", "60 / 8 leaves 4", "56 or 64"),
         (

@@ -1,4 +1,4 @@
-"""Shift: every member sends to the next one round the group and receives from the one before."""
+"""Shift and push: every member sends to the next one round the group, by a kernel or by a copy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ def pairs(places: Places) -> Profile:
 
     What NCCL makes of a batched isend/irecv pair; a send has no protocol but Simple.
     """
+    return _next_ones(places, places.topology.system.device.communication.message_sms)
+
+
+def copies(places: Places) -> Profile:
+    """Copy engines write to the next member's memory: as a shift, and no SM is held.
+
+    Transformer Engine's user buffers (`use_ce`), PyTorch's symmetric memory.
+    """
+    return _next_ones(places, 0)
+
+
+def _next_ones(places: Places, sms: int) -> Profile:
     topology = places.topology
     system = topology.system
     if places.size == 1:
@@ -34,4 +46,4 @@ def pairs(places: Places) -> Profile:
     far_s = np.where(climbed > 0, hop_s, 0.0)
     loads = Loads(topology, places.num_groups)
     loads.add(0, places.member_group[flow], link, np.ones(len(flow)))
-    return loads.profile(near_s, far_s, system.device.communication.message_sms, "send")
+    return loads.profile(near_s, far_s, sms, "send")

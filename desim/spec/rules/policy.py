@@ -112,6 +112,20 @@ def recompute_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
             yield Finding("policies.recompute_modules", text, name, note=True)
 
 
+def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
+    """Chunked overlap cuts all-gathers and reduce-scatters, which sequence parallelism makes."""
+    parallel = scenario.parallel
+    if scenario.policies.overlap.tensor != "chunked":
+        return
+    path = "policies.overlap.tensor"
+    if parallel.tensor == 1:
+        text = "has no effect: parallel.tensor is 1, there is nothing to cut"
+        yield Finding(path, text, "chunked", note=True)
+    elif not parallel.sequence:
+        rule = "cuts all-gathers and reduce-scatters; without sequence parallelism there are none"
+        yield Finding(path, rule, "chunked", "set parallel.sequence: true, or megatron")
+
+
 def graphs_can_be_captured(scenario: Scenario) -> Iterator[Finding]:
     """Inside a captured pass the host cannot wait, as FSDP's limit of gathers makes it."""
     if scenario.kernels.cuda_graphs and scenario.parallel.zero == 3:
@@ -243,6 +257,10 @@ RULES = (
     Rule(zero_bubble_fits, (*_SCHEDULE, "policies")),
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(recompute_choices_are_used, ("policies", "workload.model")),
+    Rule(
+        chunks_need_sequence_parallelism,
+        ("policies.overlap.tensor", "parallel.tensor", "parallel.sequence"),
+    ),
     Rule(graphs_can_be_captured, ("kernels.cuda_graphs", "parallel.zero", "policies.fsdp")),
     Rule(sharding_fits_pipeline, ("parallel.zero", "parallel.pipeline")),
     Rule(attention_exists, ("kernels.attention", "workload.model", "cluster.system.device")),
