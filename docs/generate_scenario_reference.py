@@ -153,8 +153,6 @@ def _default(field: FieldInfo) -> str:
         return "as below"
     if value is None:
         return "left out"
-    if isinstance(value, float) and field.alias == "bucket":
-        return "`160 MB`"
     return f"`{_plain(list(value) if isinstance(value, tuple) else value)}`"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from desim.models.recipe import gathered_parameter_bytes, recipe_of
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from desim.plan.mesh import Mesh
     from desim.plan.tables import Tables
     from desim.spec.scenario import Scenario
+
+
+#: Megatron-LM's core/distributed/distributed_data_parallel.py (`bucket_size`), with its rule that
+#: stages after the first have one bucket; training.py gives further model chunks one as well.
+_BUCKET_PARAMETERS = 40e6
+_BUCKET_PARAMETERS_PER_RANK = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,20 @@ class Context:
             copies = self.mesh.experts.sizes["dp"]
             experts = DataGroups(copies, copies, "edp")
         return DataGroups(self.gradient_ranks, shard or self.gradient_ranks, experts=experts)
+
+    def bucket_parameters(self, *, whole_chunk: bool) -> float:
+        """Parameters at which a gradient bucket is closed.
+
+        Where the scenario gives no size, Megatron-LM's: max(40 M, 1 M x data-parallel ranks), so
+        that a larger group's shards do not get too small, and one bucket where the pipeline hides
+        the reduction (`whole_chunk`: not the first chunk of the first stage).
+        """
+        policies = self.scenario.policies
+        if policies.bucket_bytes is not None:
+            return policies.bucket_bytes / self.gradient_bytes
+        if whole_chunk or policies.overlap.grad_reduce == "none":
+            return inf
+        return max(_BUCKET_PARAMETERS, _BUCKET_PARAMETERS_PER_RANK * self.gradient_ranks)
 
     @property
     def micro_batches(self) -> int:

@@ -85,6 +85,6 @@ def _hooks(context: Context, chunk: Chunk) -> list[Hooks]:
     groups = context.data_groups
     if groups.ranks == 1:
         return []
-    wanted = context.scenario.policies.bucket_bytes / context.gradient_bytes
+    wanted = context.bucket_parameters(whole_chunk=False)
     buckets = make_buckets(chunk, wanted, groups, pad=False)
     return [ReduceBuckets(buckets, groups, context.gradient_width, scatter=False, frees=False)]

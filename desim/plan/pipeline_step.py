@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from desim.models.op import Comm
 from desim.models.width import element_bytes
 from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
-from desim.plan.fsdp import ShardLayers
+from desim.plan.fsdp import Accumulation, ShardLayers
 from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.orders import make_orders
 from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
@@ -169,7 +169,7 @@ class StageStep:
         first = self._chunks[item.chunk][0][0]
         if self._zero == 3:
             if item.kind == "forward":
-                builder.place(self._whole(), item.micro_batch, layer_offset=first)
+                builder.place(self._whole(item.micro_batch), item.micro_batch, layer_offset=first)
             return
         overlap = self._policies.overlap
         if item.kind == "forward":
@@ -213,7 +213,8 @@ class StageStep:
 
     def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
-        key = self._key(chunk, "forward", awaits, fresh, self._receives(number, first=True))
+        received = self._receives(number, first=True)
+        key = self._key(chunk, "forward", awaits, fresh, len(buckets), received)
         if key not in self._cache:
             hooks: list[Hooks] = []
             if awaits:
@@ -226,8 +227,10 @@ class StageStep:
         return self._cache[key]
 
     def _backward(self, number: int, *, reduces: bool) -> Template:
-        chunk = self._chunks[number]
-        key = self._key(chunk, "backward", reduces, self._receives(number, first=False))
+        chunk, buckets = self._chunks[number], self._ends.buckets[number]
+        key = self._key(
+            chunk, "backward", reduces, len(buckets), self._receives(number, first=False)
+        )
         if key not in self._cache:
             hooks = [*self._gradient_hooks(number, reduces=reduces), *self._amax(chunk)]
             emit = self._context.emitter()
@@ -238,7 +241,7 @@ class StageStep:
 
     def _weight(self, number: int, *, reduces: bool) -> Template:
         chunk = self._chunks[number]
-        key = self._key(chunk, "weight", reduces)
+        key = self._key(chunk, "weight", reduces, len(self._ends.buckets[number]))
         if key not in self._cache:
             hooks = self._gradient_hooks(number, reduces=reduces)
             emit = self._context.emitter()
@@ -259,17 +262,21 @@ class StageStep:
             hooks.append(ReduceBuckets(buckets, groups, width, scatter=zero > 0, frees=zero == 2))
         return hooks
 
-    def _whole(self) -> Template:
+    def _whole(self, micro_batch: int) -> Template:
         """Forward and backward of one micro-batch under FSDP, which gathers across both."""
         chunk = self._chunks[0]
-        key = self._key(chunk, "whole")
+        every = self._policies.fsdp.reduce_every_micro_batch
+        accumulation = Accumulation(
+            first=every or micro_batch == 0, last=every or micro_batch == self._last_micro_batch
+        )
+        key = self._key(chunk, "whole", accumulation)
         if key not in self._cache:
             context = self._context
             hooks: list[Hooks] = []
             if context.gradient_ranks > 1:
                 fsdp, gathered = self._policies.fsdp, context.gathered_bytes
                 width, groups = context.gradient_width, context.data_groups
-                hooks.append(ShardLayers(chunk, fsdp, groups, gathered, width))
+                hooks.append(ShardLayers(chunk, fsdp, groups, gathered, width, accumulation))
             hooks.extend(self._low_precision(chunk))
             emit = context.emitter()
             forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)

@@ -40,14 +40,15 @@ class StepEnds:
         self._zero = context.scenario.parallel.zero
         self._stages = context.scenario.parallel.pipeline
         self._groups = context.data_groups
-        self.buckets = [self._make_buckets(chunk) for chunk in chunks]
+        self.buckets = [self._make_buckets(i, chunk) for i, chunk in enumerate(chunks)]
         self.gathered: list[dict[str, tuple[Mark, ...]]] = [{} for _ in chunks]
         self._optimizer = self._update()
 
-    def _make_buckets(self, chunk: Chunk) -> list[Bucket]:
+    def _make_buckets(self, number: int, chunk: Chunk) -> list[Bucket]:
         if self._zero == 3:
             return []
-        wanted = self._policies.bucket_bytes / self._context.gradient_bytes
+        first = self._stage == 0 and number == 0
+        wanted = self._context.bucket_parameters(whole_chunk=not first)
         return make_buckets(chunk, wanted, self._groups, pad=self._zero > 0)
 
     @property

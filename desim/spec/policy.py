@@ -38,6 +38,15 @@ class Fsdp(Spec):
     """Gathered layers that may exist at once; the host waits before it issues one more."""
     reshard_after_forward: bool = True
     """Whether a layer's gathered parameters are freed after its forward pass."""
+    reduce_every_micro_batch: bool = True
+    """Whether gradients are reduce-scattered after every micro-batch, as FSDP does unless told
+    otherwise (`no_sync`); false: whole gradients are kept and reduced with the last one."""
+    root_unit: bool = False
+    """Whether embedding and head form one unit that is gathered first and kept until the backward
+    pass ends, as wrapping by blocks leaves to the root (FSDP1); false: two units."""
+    per_parameter: bool = False
+    """Whether each parameter is sharded by itself (FSDP2) and copied out of what was gathered;
+    false: parameters are views of a flat one (FSDP1)."""
 
 
 ContextExchange = Literal["all_gather", "ring", "all_to_all"]
@@ -99,8 +108,10 @@ class Policies(Spec):
     """How ranks that share a sequence (`parallel.context`) see each other's keys and values:
     gathered whole before attention; passed round a ring in steps that attention runs beside; or
     heads exchanged for tokens by an all-to-all before and after (Ulysses)."""
-    bucket_bytes: Bytes = Field(alias="bucket", default=160e6)
-    """Size of a gradient bucket (40 M fp32 elements in Megatron-LM)."""
+    bucket_bytes: Bytes | None = Field(alias="bucket", default=None)
+    """Size of a gradient bucket; left out: as Megatron-LM's distributed data parallel, the larger
+    of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
+    bucket for any other chunk."""
     fsdp: Fsdp = Fsdp()
     """How layers are gathered and freed under `zero: 3`."""
     collectives: Collectives = Collectives()

@@ -162,3 +162,47 @@ def test_each_layer_reduces_its_gradients_once_per_micro_batch() -> None:
     sizes = spans.size_bytes[reduced]
     parameters = [layer.parameters for layer in played.plan.context.layers]
     assert sizes.tolist() == [4.0 * n for n in reversed(parameters)] * 2
+
+
+def test_gradients_may_wait_for_the_last_micro_batch() -> None:
+    """Each layer is reduced once a step; until then its whole gradient is kept."""
+    every = sharded(batch=24)
+    once = sharded(batch=24, reduce_every_micro_batch=False)
+    sizes = [p.spans().size_bytes[p.rows(name="grad reduce")] for p in (every, once)]
+    assert len(sizes[0]) == 3 * len(sizes[1]) == 3 * WHOLE
+    assert sizes[0].sum() == 3 * sizes[1].sum()
+    memory = once.record.memory[0]
+    row = memory.by_owner[memory.owners.index("gathered gradients")]
+    whole = sum(layer.parameters for layer in once.plan.context.layers) * 4.0
+    assert row.max() == pytest.approx(whole)
+    assert row[-1] == 0.0
+
+
+def test_the_root_unit_is_gathered_once_and_kept() -> None:
+    """Embedding and head are gathered together before the first block and freed after the last
+    backward pass; the blocks keep their limit. Bytes are those of units of their own, but that the
+    embedding is not gathered again."""
+    root, own = sharded(root_unit=True), sharded()
+    parameters = [layer.parameters for layer in own.plan.context.layers]
+    ends = parameters[0] + parameters[-1]
+    sizes = root.spans().size_bytes[gathers(root)]
+    assert len(sizes) == 1 + 2 * LAYERS
+    assert sizes[0] == 2.0 * ends
+    assert sizes.sum() == own.spans().size_bytes[gathers(own)].sum() - 2.0 * parameters[0]
+    reduced = root.spans().size_bytes[root.rows(name="grad reduce")]
+    assert reduced[-1] == 4.0 * ends
+    assert reduced.sum() == 4.0 * sum(parameters)
+    memory = root.record.memory[0]
+    row = memory.by_owner[memory.owners.index("gathered parameters")]
+    assert row.max() == 2.0 * (ends + 2 * parameters[1])
+    assert row[-1] == 0.0
+
+
+def test_parameters_of_their_own_are_copied_out() -> None:
+    """Every gather is followed by a copy that reads and writes what was gathered."""
+    played = sharded(per_parameter=True)
+    copies = played.rows(name="param copy out")
+    assert len(copies) == len(gathers(played))
+    ops = [op for op in played.plan.context.tables.ops if op.name == "param copy out"]
+    assert {op.read_bytes for op in ops} == set(played.spans().size_bytes[gathers(played)].tolist())
+    assert all(op.write_bytes == op.read_bytes for op in ops)

@@ -92,7 +92,13 @@ POLICIES = st.fixed_dictionaries(
             }
         ),
         "fsdp": st.fixed_dictionaries(
-            {"prefetch": st.integers(0, 2), "gathers_in_flight": st.integers(1, 3)}
+            {
+                "prefetch": st.integers(0, 2),
+                "gathers_in_flight": st.integers(1, 3),
+                "reduce_every_micro_batch": st.booleans(),
+                "root_unit": st.booleans(),
+                "per_parameter": st.booleans(),
+            }
         ),
         "split_p2p": st.booleans(),
         "sync": st.sampled_from(["grad_norm", "step", "none"]),
