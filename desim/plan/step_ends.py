@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from desim.models.elementwise import elementwise_op
 from desim.models.op import Comm
 from desim.models.optimizer import (
     fsdp_gradient_bytes,
@@ -135,6 +136,7 @@ class StepEnds:
         context = self._context
         emit = context.emitter()
         emit.phase = "gradients"
+        self._norm_gradients(emit)
         self._tied_embeddings(emit)
         self._reduced_back(emit)
         if not self._policies.gradient_clipping:
@@ -186,6 +188,31 @@ class StepEnds:
             emit.message("send_backward", 4.0, whole, beside=False)
         if self._policies.sync == "grad_norm":
             emit.host_wait(*known)
+
+    def _norm_gradients(self, emit: Emitter) -> None:
+        """Add up the gradients of norms over the tensor group, each rank having seen its tokens.
+
+        Under sequence parallelism, in one buffer that they are copied into and out of (Megatron-LM,
+        core/distributed/finalize_model_grads.py). Under FSDP they are sharded with their layer.
+        """
+        parallel = self._context.scenario.parallel
+        if not parallel.sequence or parallel.tensor == 1 or self._zero == 3:
+            return
+        elements = sum(
+            module.parameters
+            for chunk in self._chunks
+            for _, layer in chunk
+            for module in layer.modules
+            if any(op.kind == "norm" for op in module.forward)
+        )
+        if not elements:
+            return
+        width = self._context.gradient_bytes
+        copy = elementwise_op("norm gradients copy", "copy", "fp32", elements, width, width, 0.0)
+        emit.kernel(copy)
+        comm = Comm("tp", "all_reduce", elements * width, "norm gradients")
+        emit.wait(emit.collective(comm))
+        emit.kernel(copy)
 
     def _tied_embeddings(self, emit: Emitter) -> None:
         model = self._context.scenario.workload.model
