@@ -95,11 +95,12 @@ class Module:
     gathered again) possibly beside it, then `wgrad` with `post_dgrad` (the input's gradient is
     reduced) possibly beside it. `saved_bytes` are kept from the forward to the backward pass,
     `parameters` are this rank's. `forward_steps`, `dgrad_steps` and `replay_steps`, where there
-    are any, hold the kernels of `forward`, `dgrad` and `replay` with what is communicated between. `weight_casts` run
-    before `forward` where the weights are new: in the first micro-batch of a step, or in every one
-    under FSDP. `quantized` of the `parameters` have copies in low precision, `frozen` of them are
-    not trained. `expert` marks the parameters of experts, which other ranks hold copies of than of
-    the rest. After a module with `read_back` the host waits for a result of its forward pass.
+    are any, hold the kernels of `forward`, `dgrad` and `replay` with what is communicated between.
+    `weight_casts` run before `forward` where the weights are new: in the first micro-batch of a
+    step, or in every one under FSDP. `quantized` of the `parameters` have copies in low precision,
+    `frozen` of them are not trained. `expert` marks the parameters of experts, which other ranks
+    hold copies of than of the rest. After a module with `read_back` the host waits for a result of
+    its forward pass.
 
     `saved_bytes` are made of `saved_input_bytes`, which are the result of the module before it, and
     of what only this module makes. `recompute` are the entries of `policies.recompute_modules` that

@@ -80,7 +80,12 @@ def test_list_one_kind(cli: Cli, kind: str, names: list[str]) -> None:
 
 def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
     lines = cli("list", "policies").out.splitlines()
-    assert any(line.startswith("policies.bucket ") and line.endswith("160 MB") for line in lines)
+    written = {
+        line.split()[0]: line.rsplit("default ", 1)[-1] for line in lines if "default" in line
+    }
+    assert written["policies.bucket"] == "null"
+    assert written["policies.overlap.grad_reduce"] == "bucketed"
+    assert written["policies.gradient_clipping"] == "true"
 
 
 def test_version_and_help(cli: Cli) -> None:
