@@ -69,7 +69,16 @@ class Comm:
     """
 
     group: str
-    collective: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "shift", "push"]
+    collective: Literal[
+        "all_reduce",
+        "all_gather",
+        "reduce_scatter",
+        "all_to_all",
+        "shift",
+        "push",
+        "broadcast",
+        "reduce",
+    ]
     size_bytes: float
     name: str = ""
 

@@ -54,11 +54,14 @@ class Context:
     def data_groups(self) -> DataGroups:
         """Groups that reduce gradients and share states."""
         shard = self.scenario.parallel.shard
+        policies = self.scenario.policies
+        whole = policies.zero_partition == "tensors" and self.scenario.parallel.zero == 1
         experts = None
         if self.mesh.experts is not None:
             copies = self.mesh.experts.sizes["dp"]
-            experts = DataGroups(copies, copies, "edp")
-        return DataGroups(self.gradient_ranks, shard or self.gradient_ranks, experts=experts)
+            experts = DataGroups(copies, copies, "edp", whole=whole)
+        ranks = self.gradient_ranks
+        return DataGroups(ranks, shard or ranks, experts=experts, whole=whole)
 
     def bucket_parameters(self, *, whole_chunk: bool) -> float:
         """Parameters at which a gradient bucket is closed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from desim.models.op import Comm
 
@@ -22,6 +22,10 @@ class DataGroups:
     reduce-scattered inside the shard group, then each rank's part is all-reduced with its replicas
     in the other shard groups; parameters are gathered inside the shard group only (Zhao et al.
     2023, arXiv:2304.11277, section 3.2.2; Chen et al. 2024, arXiv:2401.09149, on InternEvo).
+
+    `whole`: states are given out tensor by tensor: gradients are reduced to the owner (all-reduced
+    where shard groups are replicated), parameters are broadcast from it (InternEvo's
+    solver/optimizer/hybrid_zero_optim.py, `reduce_rank`, `broadcast_params`).
     """
 
     ranks: int
@@ -30,6 +34,8 @@ class DataGroups:
     """Mesh group of all `ranks`."""
     experts: DataGroups | None = None
     """Groups of the experts' parameters, where they are not those of the others."""
+    whole: bool = False
+    """Whether states are given out by whole tensors."""
 
     def of(self, expert: bool) -> DataGroups:
         """Return the groups of the parameters of experts, or of the others."""
@@ -60,7 +66,10 @@ class DataGroups:
 
         `scatter` leaves each rank with its shard; otherwise all have everything.
         """
-        if not scatter or self.shard == 1:
+        if scatter and self.whole and 1 < self.shard == self.ranks:
+            comm = Comm(self.group, "reduce", size_bytes, name)
+            return emit.collective(comm, beside=beside, lane="dp")
+        if not scatter or self.shard == 1 or self.whole:
             comm = Comm(self.group, "all_reduce", size_bytes, name)
             return emit.collective(comm, beside=beside, lane="dp")
         comm = Comm(self._shard_group, "reduce_scatter", size_bytes, name)
@@ -75,7 +84,8 @@ class DataGroups:
     ) -> Mark:
         """Issue the gather of parameters that are `size_bytes` when whole, once `after` is done."""
         phase, emit.phase = emit.phase, "parameters"
-        comm = Comm(self._shard_group, "all_gather", size_bytes, "param gather")
+        spread: Literal["broadcast", "all_gather"] = "broadcast" if self.whole else "all_gather"
+        comm = Comm(self._shard_group, spread, size_bytes, "param gather")
         mark = emit.collective(comm, after, beside=beside, lane="dp")
         emit.phase = phase
         return mark

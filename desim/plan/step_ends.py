@@ -50,7 +50,11 @@ class StepEnds:
             return []
         first = self._stage == 0 and number == 0
         wanted = self._context.bucket_parameters(whole_chunk=not first)
-        return make_buckets(chunk, wanted, self._groups, pad=self._zero > 0)
+        groups = self._groups
+        if groups.whole and groups.shard == groups.ranks:
+            # One message for each owner, or for each tensor where there are more ranks.
+            wanted = sum(layer.parameters for _, layer in chunk) / groups.ranks
+        return make_buckets(chunk, wanted, groups, pad=self._zero > 0 and not groups.whole)
 
     @property
     def _parameters(self) -> int:

@@ -29,6 +29,8 @@ _MEMORY_TRAFFIC = {
     "send_recv": 1.0,
     "shift": 2.0,
     "push": 2.0,
+    "broadcast": 2.0,
+    "reduce": 3.0,
     "reduce_scatter": 3.0,
     "all_reduce": 2.5,
 }
@@ -213,7 +215,7 @@ class _Pricer:
 
     def _candidates(self, family: str, comm: CommOp) -> dict[str, Profile]:
         """Profiles of the algorithms to choose from: the pinned one, or NCCL's own."""
-        pin = getattr(self._pins, comm.collective)
+        pin = getattr(self._pins, comm.collective, "auto")
         names = self._available(family, comm.collective)
         if pin in names:
             names = [pin]

@@ -112,6 +112,10 @@ class Policies(Spec):
     """Size of a gradient bucket; left out: as Megatron-LM's distributed data parallel, the larger
     of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
     bucket for any other chunk."""
+    zero_partition: Literal["flat", "tensors"] = "flat"
+    """How `parallel.zero: 1` gives out optimizer states: equal parts of flat buckets, so that
+    gradients are reduce-scattered and parameters gathered; or whole tensors, so that each gradient
+    is reduced to its owner and each parameter broadcast from it (InternEvo)."""
     fsdp: Fsdp = Fsdp()
     """How layers are gathered and freed under `zero: 3`."""
     collectives: Collectives = Collectives()

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from desim.network.profile import collective_profile
+from desim.network.topology import build_topology
 from tests.jobs import Played, job, play
+from tests.network.build import system
 
 RANKS = 16
 
@@ -81,3 +84,28 @@ def test_one_rank_a_shard_replicates() -> None:
         sizes(none, "grad reduce").sum(), rel=1e-3
     )
     assert "param gather" not in one.record.names
+
+
+def test_whole_tensors_go_to_their_owner_and_come_back() -> None:
+    """A message for each owner: reduced once and broadcast once, all parameters in sum; each pays
+    for n - 1 steps of the ring. Inside shard groups gradients are all-reduced instead."""
+    played = sharded(1, None, zero_partition="tensors")
+    parameters = sum(layer.parameters for layer in played.plan.context.layers)
+    assert sizes(played, "grad reduce").sum() == 4.0 * parameters
+    assert sizes(played, "param gather").sum() == 2.0 * parameters
+    assert 1 < len(sizes(played, "grad reduce")) <= RANKS
+    comms = {comm.collective for comm in played.plan.context.tables.comms}
+    assert {"reduce", "broadcast"} <= comms
+    grouped = sharded(1, 8, zero_partition="tensors")
+    comms = {comm.collective for comm in grouped.plan.context.tables.comms}
+    assert {"all_reduce", "broadcast"} <= comms
+    assert "reduce" not in comms
+
+
+def test_a_broadcast_passes_the_whole_ring() -> None:
+    """Everything over each hop of n - 1, whatever the group's size."""
+    topology = build_topology(system(), 64)
+    for n in (2, 4, 8):
+        profile = collective_profile(topology, np.arange(n)[None, :], "broadcast", "ring")
+        assert profile.seconds_per_byte[0] == pytest.approx(1 / 450e9)
+        assert profile.latency_s[0] == pytest.approx((n - 1) * 2e-6)

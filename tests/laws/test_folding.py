@@ -81,6 +81,7 @@ def meshes(draw: st.DrawFn) -> dict[str, Any]:
 POLICIES = st.fixed_dictionaries(
     {
         "recompute": st.sampled_from(["none", "selective", "full"]),
+        "zero_partition": st.sampled_from(["flat", "tensors"]),
         "context": st.sampled_from(["all_gather", "ring", "all_to_all"]),
         "bucket": st.sampled_from(["4 MB", "160 MB"]),
         "overlap": st.fixed_dictionaries(

@@ -36,9 +36,18 @@ def reduce_scatter(places: Places) -> Profile:
     return _ring(places, rounds=1)
 
 
-def _ring(places: Places, rounds: int) -> Profile:
+def broadcast(places: Places) -> Profile:
+    """Ring broadcast, or reduction to one member: n - 1 steps, all bytes over every hop.
+
+    NCCL has no other algorithm for either (src/graph/tuning.cc), so that each pays for the whole
+    length of the ring.
+    """
+    return _ring(places, rounds=1, hop=1.0 if places.size > 1 else 0.0)
+
+
+def _ring(places: Places, rounds: int, hop: float | None = None) -> Profile:
     """One ring per lane, each leaving a part by another member, so that all NICs are used."""
-    hop = rounds * (places.size - 1) / places.size
+    hop = rounds * (places.size - 1) / places.size if hop is None else hop
     loads = Loads(places.topology, places.num_groups)
     members = places.part_size.astype(np.float64)
     joined = places.num_parts[places.part_group] > 1

@@ -12,6 +12,7 @@ from desim.network.route import levels_climbed, route
 if TYPE_CHECKING:
     from desim.network.loads import Profile
     from desim.network.places import Places
+    from desim.network.protocols import Kernel
 
 
 def pairs(places: Places) -> Profile:
@@ -19,7 +20,7 @@ def pairs(places: Places) -> Profile:
 
     What NCCL makes of a batched isend/irecv pair; a send has no protocol but Simple.
     """
-    return _next_ones(places, places.topology.system.device.communication.message_sms)
+    return _next_ones(places, places.topology.system.device.communication.message_sms, "send")
 
 
 def copies(places: Places) -> Profile:
@@ -27,10 +28,10 @@ def copies(places: Places) -> Profile:
 
     Transformer Engine's user buffers (`use_ce`), PyTorch's symmetric memory.
     """
-    return _next_ones(places, 0)
+    return _next_ones(places, 0, "copy")
 
 
-def _next_ones(places: Places, sms: int) -> Profile:
+def _next_ones(places: Places, sms: int, kernel: Kernel) -> Profile:
     topology = places.topology
     system = topology.system
     if places.size == 1:
@@ -46,4 +47,4 @@ def _next_ones(places: Places, sms: int) -> Profile:
     far_s = np.where(climbed > 0, hop_s, 0.0)
     loads = Loads(topology, places.num_groups)
     loads.add(0, places.member_group[flow], link, np.ones(len(flow)))
-    return loads.profile(near_s, far_s, sms, "send")
+    return loads.profile(near_s, far_s, sms, kernel)
