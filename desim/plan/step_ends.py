@@ -203,7 +203,7 @@ class StepEnds:
         if not parallel.sequence or parallel.tensor == 1 or self._zero == 3:
             return
         elements = sum(
-            module.parameters
+            module.trained
             for chunk in self._chunks
             for _, layer in chunk
             for module in layer.modules
