@@ -84,14 +84,16 @@ def _rectangle(model: Transformer, shard: Shard) -> Rectangle:
     Values narrower than keys count with their mean: FLOPs and bytes of both together are the same.
     """
     heads, kv_heads = heads_of(model, shard)
+    dim, value_dim = head_dims(model)
     return Rectangle(
         batch=shard.micro_batch,
         heads=heads,
         kv_heads=kv_heads,
         queries=shard.queries,
         keys=shard.sequence_length,
-        dim=sum(head_dims(model)) // 2,
+        dim=(dim + value_dim) // 2,
         causal=model.causal,
+        values_over_keys=value_dim / dim,
     )
 
 

@@ -23,6 +23,8 @@ class Rectangle(NamedTuple):
     keys: int
     dim: int
     causal: bool
+    values_over_keys: float = 1.0
+    """Width of a head's value over that of its query and key, which `dim` is the mean of."""
 
     @property
     def query_elements(self) -> int:
@@ -41,8 +43,12 @@ class Rectangle(NamedTuple):
 
 
 def fused_ops(shard: Shard, work: Rectangle) -> tuple[Op, Op]:
-    """Return the forward and the backward kernel of attention over `work`."""
-    shape = (work.batch, work.heads, work.kv_heads, work.queries, work.keys, work.dim)
+    """Return the forward and the backward kernel of attention over `work`.
+
+    Shapes have the width of queries and keys; FLOPs and bytes are those of the mean width.
+    """
+    wide = round(2 * work.dim / (1 + work.values_over_keys))
+    shape = (work.batch, work.heads, work.kv_heads, work.queries, work.keys, wide)
     flops = 4.0 * work.batch * work.heads * work.queries * work.keys * work.dim
     flops *= 0.5 if work.causal else 1.0
     query_bytes = work.query_elements * shard.element_bytes

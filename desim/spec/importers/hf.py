@@ -62,6 +62,57 @@ def _llama(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _qwen3(config: dict[str, Any]) -> dict[str, Any]:
+    """Qwen3: as LLaMA, with norms of queries and keys."""
+    return {**_llama(config), "qk_norm": True}
+
+
+def _mixtral(config: dict[str, Any]) -> dict[str, Any]:
+    """Mixtral: experts in every layer."""
+    experts = {
+        "experts": config["num_local_experts"],
+        "top_k": config["num_experts_per_tok"],
+        "ffn": config["intermediate_size"],
+    }
+    return {**_llama(config), "moe": experts}
+
+
+def _qwen3_moe(config: dict[str, Any]) -> dict[str, Any]:
+    """Qwen3-MoE: experts in every layer, norms of queries and keys."""
+    if config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers"):
+        raise ValueError("layers with and without experts alternate; desim has dense layers first")
+    experts = {
+        "experts": config["num_experts"],
+        "top_k": config["num_experts_per_tok"],
+        "ffn": config["moe_intermediate_size"],
+    }
+    return {**_qwen3(config), "moe": experts}
+
+
+def _deepseek(config: dict[str, Any]) -> dict[str, Any]:
+    """DeepSeek-V2 and -V3: latent attention, shared experts, dense layers first."""
+    if config.get("moe_layer_freq", 1) != 1:
+        raise ValueError("layers with and without experts alternate; desim has dense layers first")
+    nope, rope = config["qk_nope_head_dim"], config["qk_rope_head_dim"]
+    width = config["moe_intermediate_size"]
+    experts = {
+        "experts": config["n_routed_experts"],
+        "top_k": config["num_experts_per_tok"],
+        "ffn": width,
+        "shared_ffn": width * (config.get("n_shared_experts") or 0),
+        "dense_layers": config.get("first_k_dense_replace", 0),
+    }
+    latent = {
+        "q_rank": config.get("q_lora_rank"),
+        "kv_rank": config["kv_lora_rank"],
+        "nope_head_dim": nope,
+        "rope_head_dim": rope,
+        "value_head_dim": config["v_head_dim"],
+    }
+    heads = {"kv_heads": config["num_attention_heads"], "head_dim": nope + rope}
+    return {**_llama(config), **heads, "moe": experts, "mla": latent}
+
+
 def _gpt2(config: dict[str, Any]) -> dict[str, Any]:
     """GPT-2: layer norm, learned positions, plain MLP, biases, tied embeddings."""
     return {
@@ -85,12 +136,22 @@ def _gpt2(config: dict[str, Any]) -> dict[str, Any]:
 _READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "LlamaForCausalLM": _llama,
     "MistralForCausalLM": _llama,
+    "MixtralForCausalLM": _mixtral,
+    "DeepseekV2ForCausalLM": _deepseek,
+    "DeepseekV3ForCausalLM": _deepseek,
+    "Qwen3ForCausalLM": _qwen3,
+    "Qwen3MoeForCausalLM": _qwen3_moe,
     "GPT2LMHeadModel": _gpt2,
 }
 #: What a configuration without `architectures` can say instead.
 _ARCHITECTURE = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
     "gpt2": "GPT2LMHeadModel",
 }
 
