@@ -72,6 +72,9 @@ class DeviceKernels(Spec):
     """Rate of a GEMM that adds to an fp32 output (a weight's gradient) over that of others."""
     memory_efficiency: Share
     """Share of the memory bandwidth that a long streaming kernel reaches."""
+    grouped_exposed: Annotated[float, Ge(0), Le(1)] = 0.25
+    """Share of a grouped GEMM's memory time, or of its math time where that is shorter, which its
+    short GEMMs do not hide (of Ampere, where a device has none measured)."""
     gemm_tile: tuple[PositiveInt, PositiveInt] = Field(strict=False)
     """Rows and columns of the output tile of the GEMM kernels that large shapes use."""
     floor_s: Seconds = Field(alias="floor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,13 +95,29 @@ def _model(row: Mapping[str, str]) -> dict[str, Any]:
         "gated": True,
     }
     if row.get("moe"):
-        model["moe"] = _mixture(row["moe"], model["ffn"])
+        model["moe"] = _mixture(row["moe"], model["ffn"], row.get("notes", ""))
+        if "MLA" in row["moe"].split(";"):
+            model |= {"mla": _LATENT, "kv_heads": heads, "head_dim": 192}
     return model
 
 
-def _mixture(text: str, ffn: int) -> dict[str, Any]:
-    """Read a mixture as the tables write it: `experts=160;topk=6;shared=2;moe_ffn=1536;...`."""
-    fields = dict(item.split("=", 1) for item in text.split(";") if "=" in item)
+#: Latent attention of DeepSeek-V2 and -V3 alike (arXiv:2405.04434, section 3.1.2; 2412.19437, 4.2).
+_LATENT = {
+    "q_rank": 1536,
+    "kv_rank": 512,
+    "nope_head_dim": 128,
+    "rope_head_dim": 64,
+    "value_head_dim": 128,
+}
+
+
+def _mixture(text: str, ffn: int, notes: str) -> dict[str, Any]:
+    """Read a mixture as the tables write it: `experts=160;topk=6;shared=2;moe_ffn=1536;...`.
+
+    What its field leaves out may stand in the notes: `dense_layers=1`.
+    """
+    noted = dict(re.findall(r"(dense_layers)=(\d+)", notes))
+    fields = noted | dict(item.split("=", 1) for item in text.split(";") if "=" in item)
     try:
         width = int(fields.get("moe_ffn", ffn))
         mixture = {
