@@ -11,7 +11,7 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING
 
-from desim.plan.schedules.costs import Costs, play_orders
+from desim.plan.schedules.costs import Costs
 from desim.plan.schedules.listing import Greedy
 from desim.plan.schedules.passes import Pass
 
@@ -23,8 +23,8 @@ _SLACK = 1e-9
 _GAPS = (0.0, 0.5, 1.0)
 #: Times of the three passes for which patterns of two chunks are made, and what is kept for W.
 _SHAPES = ((1.0, 1.0, 1.0, 0.0), (2.0, 2.0, 1.0, 0.0), (3.0, 3.0, 2.0, 0.3))
-#: The search plays this many micro-batches per stage; what it takes is then played with all.
-_ROUNDS = 3
+#: Micro-batches per stage that the search plays beyond the memory limit; then all are played.
+_ROUNDS = 1
 
 _Orders = list[list[Pass]]
 
@@ -37,11 +37,13 @@ def automatic(costs: Costs, micro_batches: int, limit: int, *, joined: bool) -> 
     stages end the step together, so that it lasts from the first pass of any to the last of all;
     else it lasts as long as the busiest stage takes.
     """
-    few = min(micro_batches, _ROUNDS * limit * costs.stages)
+    few = min(micro_batches, (_ROUNDS + limit) * costs.stages)
     best_s, chosen = float("inf"), (0, 0.0)
     for number, pattern in enumerate(_patterns(costs, few, limit)):
         for gap in _GAPS:
-            played = play_orders(Greedy(costs, few, limit, gap, pattern).run(), costs)
+            greedy = Greedy(costs, few, limit, gap, pattern)
+            greedy.run()
+            played = greedy.played
             length_s = played.whole_s if joined else played.longest_s
             if length_s < best_s * (1 - _SLACK):
                 best_s, chosen = length_s, (number, gap)

@@ -6,6 +6,7 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING
 
+from desim.plan.schedules.costs import Played
 from desim.plan.schedules.passes import Pass
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class _Stage:
 
     def __init__(self, number: int, costs: Costs, limit: float) -> None:
         self.number = number
+        self.begin_s = 0.0
         self.free_s = 0.0
         self.order: list[Pass] = []
         self.held = 0.0
@@ -80,6 +82,12 @@ class Greedy:
                 heapq.heappush(self._heap, (wake_s, number))
         return [stage.order for stage in self._stages]
 
+    @property
+    def played(self) -> Played:
+        """When the stages began and ended, once all have run."""
+        stages = self._stages
+        return Played(tuple(s.begin_s for s in stages), tuple(s.free_s for s in stages))
+
     def _choose(self, stage: _Stage, now: float) -> tuple[Pass | None, float | None]:
         """Return the pass that a free stage plays now, or when to ask again."""
         ready: list[Queue] = []
@@ -128,6 +136,8 @@ class Greedy:
         """Play a pass and hand on its result."""
         costs, number = self._costs, stage.number
         kind, micro_batch, chunk = item
+        if not stage.order:
+            stage.begin_s = now
         stage.order.append(item)
         stage.free_s = now + costs.seconds(kind, number, chunk)
         heapq.heappush(self._heap, (stage.free_s, number))
