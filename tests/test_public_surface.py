@@ -29,6 +29,7 @@ MORE = {
     "stage_time_share",
     "communication",
     "compute_by_kind",
+    "kernel_time_share",
     "critical_path",
 }
 TOKENS = {"tokens_per_s", "tokens_per_s_per_device"}

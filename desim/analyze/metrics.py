@@ -9,6 +9,7 @@ import numpy as np
 from desim.analyze.breakdown import breakdown
 from desim.analyze.critical_path import critical_path, path_share
 from desim.analyze.memory import stage_peaks
+from desim.kernels.time import SOURCES
 from desim.models.count import flops_per_sample, parameter_count
 from desim.models.recipe import product_dtype
 from desim.record import PHASES, PS_PER_S
@@ -49,6 +50,7 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
         "stage_time_share": parts.stage_time_share,
         "communication": parts.communication,
         "compute_by_kind": parts.compute_by_kind,
+        "kernel_time_share": kernel_time_share(plan),
         "critical_path": _largest(path, record.num_steps),
     }
 
@@ -110,6 +112,24 @@ def recomputed_flops(plan: Plan) -> float:
         again = program.op[first:last][program.phase[first:last] == _RECOMPUTE]
         total += count * float(flops[again[again >= 0]].sum())
     return total
+
+
+def kernel_time_share(plan: Plan) -> dict[str, float]:
+    """Shares of the kernels' time alone, on all ranks in one step, by where it comes from.
+
+    `measured` (in a table, or between its sizes), `extrapolated` (beyond them), `modelled`.
+    """
+    alone_s = np.array([time.alone_s for time in plan.kernel_times])
+    sources = np.array([SOURCES.index(time.source) for time in plan.kernel_times])
+    ranks = np.bincount(plan.program_of, minlength=len(plan.programs))
+    total_s = np.zeros(len(SOURCES))
+    for program, count in zip(plan.programs, ranks.tolist(), strict=True):
+        ops = program.op[program.cut_tasks[-2] : program.cut_tasks[-1]]
+        ops = ops[ops >= 0]
+        total_s += count * np.bincount(sources[ops], alone_s[ops], minlength=len(SOURCES))
+    whole_s = float(total_s.sum())
+    shares = total_s / whole_s if whole_s else np.zeros(len(SOURCES))
+    return dict(zip(SOURCES, shares.tolist(), strict=True))
 
 
 def _largest(path: list[Link], num_steps: int) -> list[dict[str, Any]]:

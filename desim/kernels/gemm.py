@@ -65,7 +65,7 @@ def gemm_unit(op: Op, device: Device) -> GemmUnit:
     if len(op.shape) > 3 and op.shape[3] > 1 and aligned_bytes(op) < _TENSOR_CORE_ALIGNMENT:
         cuda_cores = device.peak_flops_per_s.get("fp32", rate) * gemm_efficiency(device, "fp32")
         rate = min(rate, cuda_cores)
-    if _accumulates(op):
+    if accumulates(op):
         rate *= device.kernels.gemm_accumulate
     memory = device.memory_bytes_per_s * device.kernels.memory_efficiency
     shape = gemm_shape(device, op.dtype)
@@ -121,7 +121,7 @@ def aligned_bytes(op: Op) -> int:
     )
 
 
-def _accumulates(op: Op) -> bool:
+def accumulates(op: Op) -> bool:
     """Return whether the GEMM adds to an fp32 output."""
     batch = op.shape[3] if len(op.shape) > 3 else 1
     return op.variant == "wgrad" and op.write_bytes >= 4.0 * batch * op.shape[0] * op.shape[1]

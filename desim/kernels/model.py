@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from desim.kernels.attention import attention_time, choose_backend
 from desim.kernels.gemm import gemm_time
 from desim.kernels.grouped_gemm import grouped_gemm_time
+from desim.kernels.measured import open_tables
 from desim.kernels.memory_bound import memory_bound_time
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class KernelModel:
     """Times of ops alone on a device under a software stack, each computed once.
 
-    `tables` may take over any op from measurements: a callable that returns its time or None.
-    `notes` says in plain words where a choice of the scenario was replaced.
+    `tables` may take over any op from measurements: a callable that returns its time or None,
+    by default the table that `kernels.tables` names. `notes` says in plain words where a choice of
+    the scenario was replaced.
     """
 
     def __init__(
@@ -35,7 +37,6 @@ class KernelModel:
         self.device = device
         self.kernels = kernels
         self.notes: tuple[str, ...] = ()
-        self._tables = tables
         self._known: dict[Op, KernelTime] = {}
         self._backend = kernels.attention
         if kernels.attention != "unfused":
@@ -45,6 +46,12 @@ class KernelModel:
                     f"{device.name} has no {kernels.attention} attention: "
                     f"{self._backend} is used instead",
                 )
+        self._tables = tables
+        if tables is None and (known := open_tables(kernels.tables, device, self._backend)):
+            self._tables = known
+            if known.devices != (device.name,):
+                measured = ", ".join(known.devices) or "no device"
+                self.notes += (f"kernels.tables: measured on {measured}, not {device.name}",)
         #: op kind -> cost function; every other kind streams memory
         self._costs: dict[str, Callable[[Op], KernelTime]] = {
             "gemm": lambda op: gemm_time(op, device),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Source = Literal["measured", "extrapolated", "modelled"]
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,7 @@ class KernelTime:
     compute_s: float
     memory_s: float
     floor_s: float
-    source: Literal["modelled", "measured", "extrapolated"] = "modelled"
+    source: Source = "modelled"
 
     @property
     def alone_s(self) -> float:

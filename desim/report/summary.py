@@ -45,6 +45,7 @@ def render(summary: Mapping[str, Any], record: Record, notes: Sequence[str] = ()
         *_critical_path(summary, step_time_s),
         "",
         footer(summary),
+        *_sources(summary.get("kernel_time_share", {})),
         *notes,
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -159,6 +160,13 @@ def _critical_path(summary: Mapping[str, Any], step_time_s: float) -> Iterator[s
         f"{part['what']} {100 * float(part['seconds']) / step_time_s:.1f} %" for part in largest
     ]
     yield from _wrapped("  largest parts ", tasks)
+
+
+def _sources(shares: Mapping[str, float]) -> Iterator[str]:
+    """Yield how much of the kernels' time a table of measurements gave, where there is one."""
+    if shares.get("modelled", 1.0) < 1.0:
+        parts = [f"{100 * share:.0f} % {source}" for source, share in shares.items()]
+        yield f"kernel times: {', '.join(parts)}"
 
 
 def _wrapped(head: str, parts: Sequence[str]) -> Iterator[str]:

@@ -19,6 +19,8 @@ FOLDERS = {
     "fabrics": "hardware/fabrics",
     "collectives": "hardware/collectives",
 }
+#: Tables of measured kernels, found by the device's name.
+MEASURED = "hardware/measured"
 #: where a name, a path or a mapping with `base` may stand: path in the scenario -> kind
 SLOTS: dict[KeyPath, str] = {
     ("workload", "model"): "workloads",
@@ -43,7 +45,8 @@ def roots_from(starts: Iterable[Path]) -> tuple[Path, ...]:
             found.setdefault(folder)
     for folder in (_PACKAGE / "catalogue", _PACKAGE.parent):
         found.setdefault(folder)
-    return tuple(root for root in found if any((root / sub).is_dir() for sub in FOLDERS.values()))
+    folders = (*FOLDERS.values(), MEASURED)
+    return tuple(root for root in found if any((root / sub).is_dir() for sub in folders))
 
 
 def list_names(kind: str, start: Path | None = None) -> tuple[str, ...]:

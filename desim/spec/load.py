@@ -18,6 +18,7 @@ from desim.spec.nodes import Path as KeyPath
 from desim.spec.rules.run import check, settle
 from desim.spec.salvage import salvage
 from desim.spec.scenario import Scenario
+from desim.spec.tables import settle_tables
 from desim.spec.yaml_source import read_file, shown
 
 
@@ -50,7 +51,7 @@ def load_scenario(source: str | Path | Mapping[str, Any], overrides: Sequence[st
     _expand(root, catalogue)
     mistakes.extend(catalogue.mistakes)
     scenario, notes = _validate(root, catalogue, mistakes)
-    return Loaded(scenario, notes, path)
+    return Loaded(settle_tables(scenario, root, catalogue.roots), notes, path)
 
 
 def _read(

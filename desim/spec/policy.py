@@ -145,6 +145,9 @@ class Kernels(Spec):
     """Whether a pass is launched as one graph."""
     launch_s: Seconds | None = Field(alias="launch", default=None)
     """Host time to launch one kernel; the stack's constant where left out."""
+    tables: str = "auto"
+    """Measured kernels (`python -m desim calibrate`) in place of modelled ones: `none`, the path of
+    a table, or `auto`: the table in hardware/measured with the device's name, if there is one."""
 
     def te_at_least(self, major: int, minor: int) -> bool:
         """Whether Transformer Engine is of this version or later."""
