@@ -77,7 +77,6 @@ class Comm:
         "shift",
         "push",
         "broadcast",
-        "reduce",
     ]
     size_bytes: float
     name: str = ""

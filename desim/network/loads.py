@@ -42,6 +42,8 @@ class Profile:
     """Streaming multiprocessors that the kernel holds on each member."""
     protocols: tuple[Protocol, ...]
     """Protocols that the algorithm exists in."""
+    relay: Relay | None = None
+    """Hops that slices of a message pass one after the other, where each member passes on all."""
 
     @property
     def latency_s(self) -> NDArray[np.float64]:
@@ -61,6 +63,17 @@ class Profile:
     def num_groups(self) -> int:
         """How many groups the profile describes."""
         return len(self.near_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Hops of each group's chain times the time per byte of a slice on one channel.
+
+    `near_seconds_per_byte` of the hops inside nodes or NVLink domains, `far_` between them.
+    """
+
+    near_seconds_per_byte: NDArray[np.float64]
+    far_seconds_per_byte: NDArray[np.float64]
 
 
 @dataclass(slots=True)

@@ -9,6 +9,11 @@ from desim.network.loads import Pace
 
 if TYPE_CHECKING:
     from desim.network.places import Places
+    from desim.network.topology import Topology
+
+#: Channels that NCCL opens per NIC: it doubles those that its search finds, one per NIC
+#: (src/graph/connect.cc, ncclTopoPostset; NVIDIA/nccl issue 524). Four NICs: 8 (issue 514).
+_CHANNELS_PER_NIC = 2
 
 
 def ring_pace(places: Places, rounds: int) -> Pace:
@@ -31,6 +36,20 @@ def message_pace(places: Places) -> Pace:
         factor=mesh.factors(places, 1, messages=True) if _meshed(places) else 1.0,
         added=_block_s(places, measured.messages.closing_step) if measured else 0.0,
     )
+
+
+def channel_seconds_per_byte(topology: Topology) -> tuple[float, float]:
+    """Time per byte on one channel, inside a node or NVLink domain and between them.
+
+    A channel has its share of what all channels of a kernel fill: the links of a device, its NIC.
+    """
+    system = topology.system
+    held = system.device.communication
+    channels = held.nvlink_sms if topology.shape.local == "nvlink" else held.message_sms
+    local = topology.capacity_bytes_per_s[topology.start(f"{topology.shape.local}_out")]
+    fabric = system.fabric
+    nic_bytes_per_s = fabric.nic_bytes_per_s * fabric.efficiency
+    return max(channels, 1) / float(local), _CHANNELS_PER_NIC / nic_bytes_per_s
 
 
 def _meshed(places: Places) -> bool:

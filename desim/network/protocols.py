@@ -41,11 +41,15 @@ class Protocol:
     base_s: float
     far_base_s: float
 
-    def latency_s(self, profile: Profile) -> NDArray[np.float64]:
-        """Latency of one collective on each group of a profile."""
+    def latency_s(self, profile: Profile, size_bytes: float) -> NDArray[np.float64]:
+        """Latency of one collective of a size on each group of a profile."""
         steps_s = profile.near_s * self.near_factor + profile.far_s * self.far_factor
         once_s = np.where(profile.far_s > 0, self.far_base_s, self.base_s)
         total_s: NDArray[np.float64] = steps_s + once_s * (profile.latency_s > 0)
+        if profile.relay is not None:
+            near, far = (min(slice_bytes, size_bytes) for slice_bytes in _SLICE_BYTES[self.name])
+            total_s += profile.relay.near_seconds_per_byte * near
+            total_s += profile.relay.far_seconds_per_byte * far
         return total_s
 
     def seconds_per_byte(self, profile: Profile) -> NDArray[np.float64]:
@@ -66,6 +70,15 @@ _STEP_US = 3.4
 #: to 1/3.8 in trees and to llMaxBws in rings (Hopper: 87.7 GB/s in one node, 22.5 in two): about a
 #: quarter.
 _BANDWIDTH = {"LL": 0.25, "LL128": 120 / 128, "Simple": 1.0}
+#: Bytes that a member of a chain has to have before it passes any on, inside nodes and between
+#: them: one of the 8 slots of a channel's buffer (src/include/device.h, src/init.cc): 4 MiB
+#: (Simple), 4915200 B of which 120 in 128 are data (LL128), 512 KiB of which half are (LL). Inside
+#: a node LL and LL128 pass on line by line, between nodes a proxy sends whole slots.
+_SLICE_BYTES = {
+    "LL": (0.0, 2.0**15),
+    "LL128": (0.0, 4915200 / 8 * 120 / 128),
+    "Simple": (2.0**19, 2.0**19),
+}
 
 
 def protocols_of(system: System, kernel: Kernel) -> tuple[Protocol, ...]:

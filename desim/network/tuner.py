@@ -42,7 +42,9 @@ def choose(profiles: dict[str, Profile], size_bytes: float) -> Choice:
         for index, profile in enumerate(profiles.values())
         for protocol in profile.protocols
     ]
-    latency_s = np.stack([protocol.latency_s(profile) for _, _, protocol, profile in options])
+    latency_s = np.stack(
+        [protocol.latency_s(profile, size_bytes) for _, _, protocol, profile in options]
+    )
     per_byte_s = np.stack(
         [protocol.seconds_per_byte(profile) for _, _, protocol, profile in options]
     )

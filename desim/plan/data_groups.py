@@ -23,9 +23,9 @@ class DataGroups:
     in the other shard groups; parameters are gathered inside the shard group only (Zhao et al.
     2023, arXiv:2304.11277, section 3.2.2; Chen et al. 2024, arXiv:2401.09149, on InternEvo).
 
-    `whole`: states are given out tensor by tensor: gradients are reduced to the owner (all-reduced
-    where shard groups are replicated), parameters are broadcast from it (InternEvo's
-    solver/optimizer/hybrid_zero_optim.py, `reduce_rank`, `broadcast_params`).
+    `whole`: states are given out tensor by tensor: gradients are all-reduced over all ranks, and
+    parameters are broadcast from their owner (InternEvo's solver/optimizer/hybrid_zero_optim.py:
+    `reduce_rank` is none, `broadcast_params`).
     """
 
     ranks: int
@@ -66,9 +66,6 @@ class DataGroups:
 
         `scatter` leaves each rank with its shard; otherwise all have everything.
         """
-        if scatter and self.whole and 1 < self.shard == self.ranks:
-            comm = Comm(self.group, "reduce", size_bytes, name)
-            return emit.collective(comm, beside=beside, lane="dp")
         if not scatter or self.shard == 1 or self.whole:
             comm = Comm(self.group, "all_reduce", size_bytes, name)
             return emit.collective(comm, beside=beside, lane="dp")

@@ -212,13 +212,13 @@ class StageStep:
         return [ReduceAmax(chunk, [name for name, size in groups.items() if size > 1])]
 
     def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
-        chunk, buckets = self._chunks[number], self._ends.buckets[number]
+        chunk, shares = self._chunks[number], self._ends.shares[number]
         received = self._receives(number, first=True)
-        key = self._key(chunk, "forward", awaits, fresh, len(buckets), received)
+        key = self._key(chunk, "forward", awaits, fresh, len(shares), received)
         if key not in self._cache:
             hooks: list[Hooks] = []
             if awaits:
-                hooks.append(AwaitBuckets(buckets))
+                hooks.append(AwaitBuckets(shares))
             hooks.extend(self._low_precision(chunk) if fresh else self._amax(chunk))
             emit = self._context.emitter()
             self._join_parts(emit, number, first=True)

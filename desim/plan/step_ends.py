@@ -29,8 +29,9 @@ class StepEnds:
     """The ends of one stage's step under a data-parallel layout.
 
     `buckets[chunk]` are the chunk's gradient buckets, none where layers are sharded whole (FSDP)
-    or nothing is reduced; `gathered[chunk]` are the marks at which each bucket's parameters are
-    there, once the step has begun.
+    or nothing is reduced; `shares[chunk]` are the parameters that are gathered together: those of
+    a bucket, or what one rank owns where states are given out by whole tensors; `gathered[chunk]`
+    are the marks at which each share's parameters are there, once the step has begun.
     """
 
     def __init__(self, context: Context, stage: int, chunks: list[Chunk]) -> None:
@@ -42,6 +43,7 @@ class StepEnds:
         self._stages = context.scenario.parallel.pipeline
         self._groups = context.data_groups
         self.buckets = [self._make_buckets(i, chunk) for i, chunk in enumerate(chunks)]
+        self.shares = self._make_shares()
         self.gathered: list[dict[str, tuple[Mark, ...]]] = [{} for _ in chunks]
         self._optimizer = self._update()
 
@@ -51,10 +53,18 @@ class StepEnds:
         first = self._stage == 0 and number == 0
         wanted = self._context.bucket_parameters(whole_chunk=not first)
         groups = self._groups
-        if groups.whole and groups.shard == groups.ranks:
-            # One message for each owner, or for each tensor where there are more ranks.
-            wanted = sum(layer.parameters for _, layer in chunk) / groups.ranks
         return make_buckets(chunk, wanted, groups, pad=self._zero > 0 and not groups.whole)
+
+    def _make_shares(self) -> list[list[Bucket]]:
+        """Buckets as gathered; by owner where each rank is given about as much in order of use.
+
+        InternEvo's core/communication/utils.py, ParamAsyncBcastHandler; no tensor is cut, so that
+        some of many ranks own none.
+        """
+        if not self._groups.whole:
+            return self.buckets
+        wanted = self._parameters / self._groups.shard
+        return [make_buckets(chunk, wanted, self._groups, pad=False) for chunk in self._chunks]
 
     @property
     def _parameters(self) -> int:
@@ -62,7 +72,12 @@ class StepEnds:
 
     @property
     def _parts(self) -> list[tuple[int, int]]:
-        """Parameters of this stage and the ranks that share their optimizer's work."""
+        """Parameters of this stage and the ranks that share their optimizer's work.
+
+        Of whole tensors the largest share decides: the others wait for what its owner broadcasts.
+        """
+        if self._groups.whole and self._groups.gathers:
+            return [(max(share.held for shares in self.shares for share in shares), 1)]
         parts = self._groups.parts(layer for chunk in self._chunks for _, layer in chunk)
         return parts if self._zero else [(parameters, 1) for parameters, _ in parts]
 
@@ -103,9 +118,9 @@ class StepEnds:
             return
         beside = self._policies.overlap.param_gather == "prefetch"
         emit = self._context.emitter()
-        for chunk, buckets in enumerate(self.buckets):
-            for number in reversed(range(len(buckets))):
-                bucket = buckets[number]
+        for chunk, shares in enumerate(self.shares):
+            for number in reversed(range(len(shares))):
+                bucket = shares[number]
                 size = self._context.gathered_bytes(bucket.parameters, bucket.quantized)
                 groups = self._groups.of(bucket.expert)
                 mark = groups.gather(emit, size, START, beside=beside)
@@ -114,8 +129,8 @@ class StepEnds:
                     emit.wait(mark)
         marks = builder.place(emit.finish())
         self.gathered = [
-            {gathered(i): marks[f"{chunk} {gathered(i)}"] for i in range(len(buckets))}
-            for chunk, buckets in enumerate(self.buckets)
+            {gathered(i): marks[f"{chunk} {gathered(i)}"] for i in range(len(shares))}
+            for chunk, shares in enumerate(self.shares)
         ]
 
     def reduce_exposed(self, builder: ProgramBuilder) -> None:

@@ -30,7 +30,6 @@ _MEMORY_TRAFFIC = {
     "shift": 2.0,
     "push": 2.0,
     "broadcast": 2.0,
-    "reduce": 3.0,
     "reduce_scatter": 3.0,
     "all_reduce": 2.5,
 }
@@ -200,7 +199,7 @@ class _Pricer:
         algorithm = choice.names[int(choice.algorithm[0])]
         number = self._profile(family, comm.collective, algorithm)
         protocol = self.profiles[number].protocol(NAMES[int(choice.protocol[0])])
-        latency_s = protocol.latency_s(self.profiles[number])
+        latency_s = protocol.latency_s(self.profiles[number], float(comm.size_bytes))
         scale = float(choice.scale[0])
         return Use(
             family=family,

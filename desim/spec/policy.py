@@ -114,8 +114,9 @@ class Policies(Spec):
     bucket for any other chunk."""
     zero_partition: Literal["flat", "tensors"] = "flat"
     """How `parallel.zero: 1` gives out optimizer states: equal parts of flat buckets, so that
-    gradients are reduce-scattered and parameters gathered; or whole tensors, so that each gradient
-    is reduced to its owner and each parameter broadcast from it (InternEvo)."""
+    gradients are reduce-scattered and parameters gathered; or whole tensors, so that gradients
+    are all-reduced, the rank with the largest share updates it while others wait, and each
+    parameter is broadcast from its owner (InternEvo)."""
     fsdp: Fsdp = Fsdp()
     """How layers are gathered and freed under `zero: 3`."""
     collectives: Collectives = Collectives()

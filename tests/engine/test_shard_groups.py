@@ -86,26 +86,50 @@ def test_one_rank_a_shard_replicates() -> None:
     assert "param gather" not in one.record.names
 
 
-def test_whole_tensors_go_to_their_owner_and_come_back() -> None:
-    """A message for each owner: reduced once and broadcast once, all parameters in sum; each pays
-    for n - 1 steps of the ring. Inside shard groups gradients are all-reduced instead."""
-    played = sharded(1, None, zero_partition="tensors")
+def test_whole_tensors_come_from_their_owner() -> None:
+    """Gradients are all-reduced in buckets of the given size, then each owner broadcasts its share
+    once: all parameters in sum, and no share that another could take a part of."""
+    for shard in (None, 8):
+        played = sharded(1, shard, zero_partition="tensors")
+        parameters = sum(layer.parameters for layer in played.plan.context.layers)
+        assert sizes(played, "grad reduce").sum() == 4.0 * parameters
+        assert len(sizes(played, "grad reduce")) == len(sizes(sharded(0, None), "grad reduce"))
+        given = sizes(played, "param gather")
+        assert given.sum() == 2.0 * parameters
+        assert 1 < len(given) <= (shard or RANKS)
+        comms = {comm.collective for comm in played.plan.context.tables.comms}
+        assert {"all_reduce", "broadcast"} <= comms
+        assert not {"reduce_scatter", "all_gather"} & comms
+
+
+def test_the_largest_share_is_updated_while_others_wait() -> None:
+    """The optimizer step is that of the rank that owns most, which is more than an equal part."""
+    played, flat = sharded(1, None, zero_partition="tensors"), sharded(1, None)
     parameters = sum(layer.parameters for layer in played.plan.context.layers)
-    assert sizes(played, "grad reduce").sum() == 4.0 * parameters
-    assert sizes(played, "param gather").sum() == 2.0 * parameters
-    assert 1 < len(sizes(played, "grad reduce")) <= RANKS
-    comms = {comm.collective for comm in played.plan.context.tables.comms}
-    assert {"reduce", "broadcast"} <= comms
-    grouped = sharded(1, 8, zero_partition="tensors")
-    comms = {comm.collective for comm in grouped.plan.context.tables.comms}
-    assert {"all_reduce", "broadcast"} <= comms
-    assert "reduce" not in comms
+    largest = sizes(played, "param gather").max() / 2.0
+    assert largest > parameters / RANKS
+    assert updated(played) == pytest.approx(largest)
+    assert updated(flat) == pytest.approx(parameters / RANKS)
 
 
-def test_a_broadcast_passes_the_whole_ring() -> None:
-    """Everything over each hop of n - 1, whatever the group's size."""
+def updated(played: Played) -> float:
+    """Parameters of the rank's optimizer step: 12 FLOPs each (Adam)."""
+    return sum(op.flops for op in played.plan.context.tables.ops if op.kind == "optimizer") / 12.0
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 8])
+def test_a_broadcast_passes_slices_round_the_whole_ring(nodes: int) -> None:
+    """Everything over each of n - 1 hops; the first slice is received whole before it goes on."""
     topology = build_topology(system(), 64)
-    for n in (2, 4, 8):
-        profile = collective_profile(topology, np.arange(n)[None, :], "broadcast", "ring")
-        assert profile.seconds_per_byte[0] == pytest.approx(1 / 450e9)
-        assert profile.latency_s[0] == pytest.approx((n - 1) * 2e-6)
+    members = np.arange(8 * nodes)[None, :]
+    profile = collective_profile(topology, members, "broadcast", "ring")
+    near, far = 7 * nodes, nodes - 1
+    hops_s = near * 2e-6 + far * 5e-6
+    assert profile.latency_s[0] == pytest.approx(hops_s)
+    near_s, far_s = 16 / 450e9, 2 / 50e9  # a device's NVLink has 16 channels, a NIC two
+    for size_bytes in (2**10, 2**19, 2**30):
+        slice_bytes = min(size_bytes, 2**19)
+        relayed_s = slice_bytes * (near * near_s + far * far_s)
+        simple = profile.protocol("Simple").latency_s(profile, size_bytes)
+        once = profile.protocol("Simple").latency_s(profile, 0.0)
+        assert simple[0] - once[0] == pytest.approx(relayed_s)

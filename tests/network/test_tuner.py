@@ -40,7 +40,7 @@ def test_choice_is_the_fastest_of_all():
         )
         for profile in table.values():
             for protocol in profile.protocols:
-                other = protocol.latency_s(profile)
+                other = protocol.latency_s(profile, size_bytes)
                 other = other + size_bytes * protocol.seconds_per_byte(profile)
                 assert (alone <= other * (1 + 1e-12)).all()
 

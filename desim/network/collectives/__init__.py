@@ -40,7 +40,6 @@ ALGORITHMS: dict[str, dict[str, Callable[[Places], Profile]]] = {
     "all_to_all": {"pairwise": all_to_all.pairwise, "two_level": all_to_all.two_level},
     "shift": {"pairs": shift.pairs},
     "broadcast": {"ring": ring.broadcast},
-    "reduce": {"ring": ring.broadcast},
     "push": {"copies": shift.copies},
 }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from desim.network.lanes import Traffic, lanes_of
-from desim.network.loads import Loads, weigh
-from desim.network.pace import ring_pace
+from desim.network.loads import Loads, Relay, weigh
+from desim.network.pace import channel_seconds_per_byte, ring_pace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,12 +38,18 @@ def reduce_scatter(places: Places) -> Profile:
 
 
 def broadcast(places: Places) -> Profile:
-    """Ring broadcast, or reduction to one member: n - 1 steps, all bytes over every hop.
+    """Ring broadcast: n - 1 hops, all bytes over every one, in slices that are passed on.
 
-    NCCL has no other algorithm for either (src/graph/tuning.cc), so that each pays for the whole
-    length of the ring.
+    NCCL has no other algorithm for it (src/graph/tuning.cc). The last member has the first slice
+    once all others have passed it on. One broadcast follows the next only when it has ended: rings
+    on nodes of 8 GPUs go down the ranks (NVIDIA/nccl issue 514: 0 7 6 5 4 3 2 1 8 15 14 ...), so
+    that the next owner is the last to be reached.
     """
-    return _ring(places, rounds=1, hop=1.0 if places.size > 1 else 0.0)
+    profile = _ring(places, rounds=1, hop=1.0 if places.size > 1 else 0.0)
+    near_s, far_s = channel_seconds_per_byte(places.topology)
+    parts = places.num_parts.astype(np.float64)
+    relay = Relay(near_s * (places.size - parts), far_s * (parts - 1.0))
+    return replace(profile, relay=relay)
 
 
 def _ring(places: Places, rounds: int, hop: float | None = None) -> Profile:
