@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _WHAT = {
     "nvlink": ("NVLink", "rank {}"),
     "pcie": ("PCIe", "rank {}"),
+    "socket": ("socket", "node {} socket {}"),
     "nic": ("NIC", "node {} rail {}"),
     "leaf": ("leaf", "unit {} rail {}"),
     "spine": ("spine", "level {} pod {}"),

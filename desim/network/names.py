@@ -20,6 +20,8 @@ def link_name(shape: Shape, kind: str, index: int) -> str:
     """Name of link `index` of a kind."""
     if kind.startswith("nic"):
         return f"{kind}[{index // shape.rails}.{index % shape.rails}]"
+    if kind.startswith("socket"):
+        return f"{kind}[{index // shape.sockets}.{index % shape.sockets}]"
     if kind.startswith("leaf"):
         if shape.leaves_per_unit == 1:
             return f"{kind}[su{index}]"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from desim.network.route import peer_weight
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -55,9 +57,45 @@ class Places:
 
     def add_local(self, loads: Loads, out: NDArray[np.float64], into: NDArray[np.float64]) -> None:
         """Load the island links of each member with its `out` and `into`."""
-        local = self.topology.shape.local
-        loads.add(self.topology.start(f"{local}_out"), self.member_group, self.member, out)
-        loads.add(self.topology.start(f"{local}_in"), self.member_group, self.member, into)
+        local, weight = self.topology.shape.local, peer_weight(self.topology)
+        loads.add(self.topology.start(f"{local}_out"), self.member_group, self.member, out * weight)
+        loads.add(self.topology.start(f"{local}_in"), self.member_group, self.member, into * weight)
+
+    def add_ring_crossings(self, loads: Loads, hop: NDArray[np.float64]) -> None:
+        """Load the links between sockets with the bytes of a hop of each part's ring or chain.
+
+        A ring visits each socket once: one hop leads in and one out.
+        """
+        if self.topology.shape.sockets > 1:
+            part, socket, _ = self._on_sockets()
+            self._add_crossings(loads, part, socket, hop[part])
+
+    def add_message_crossings(self, loads: Loads, message: NDArray[np.float64]) -> None:
+        """Load them with the messages of each part that every member sends to every other."""
+        if self.topology.shape.sockets > 1:
+            part, socket, members = self._on_sockets()
+            others = self.part_size[part] - members
+            self._add_crossings(loads, part, socket, message[part] * members * others)
+
+    def _on_sockets(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Part, socket and members of each socket on which members of a part stand."""
+        socket = self.topology.shape.socket(self.member)
+        begins = (np.diff(self.member_part, prepend=-1) != 0) | (np.diff(socket, prepend=-1) != 0)
+        first = np.flatnonzero(begins)
+        members = np.diff(first, append=len(self.member))
+        return self.member_part[first], socket[first], members
+
+    def _add_crossings(
+        self,
+        loads: Loads,
+        part: NDArray[np.int64],
+        socket: NDArray[np.int64],
+        load: NDArray[np.float64],
+    ) -> None:
+        spanned = np.bincount(part)[part] > 1
+        for kind in ("socket_out", "socket_in"):
+            start = self.topology.start(kind)
+            loads.add(start, self.part_group[part], socket, load * spanned)
 
     def per_member(self, by_part: NDArray[np.float64]) -> NDArray[np.float64]:
         """Give every member the value of its part."""

@@ -10,7 +10,7 @@ from desim.network.collectives import ALGORITHMS
 from desim.network.loads import Loads, Pace, Profile
 from desim.network.mesh import pair_factor
 from desim.network.places import places_of
-from desim.network.route import levels_climbed, route
+from desim.network.route import levels_climbed, route, weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def send_profile(
     far_s = np.where(outside, hop_s, 0.0)
     sms = system.device.communication.message_sms
     loads = Loads(topology, len(source))
-    loads.add(0, flow, link, np.ones(len(flow)))
+    loads.add(0, flow, link, weights(topology, link))
     pace = None
     if system.mesh_links is not None:
         inside = np.where(outside, source, destination)

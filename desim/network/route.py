@@ -19,7 +19,8 @@ def route(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (flow, link): every link that each flow crosses, flow by flow, links ascending.
 
-    A flow inside an island crosses the local links of both devices, one between islands both NICs
+    A flow inside an island crosses the local links of both devices and what joins their sockets
+    where they talk over PCIe, one between islands both NICs
     and the uplinks of every pod that it leaves or enters. On a rail fabric it first changes to the
     destination's rail over NVLink where that keeps it under one leaf (PXN).
     """
@@ -27,6 +28,22 @@ def route(
     used = np.stack([mask for mask, _ in crossings], axis=1)
     links = np.stack([link for _, link in crossings], axis=1)
     return np.nonzero(used)[0], links[used]
+
+
+def weights(topology: Topology, link: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Occupancy of each link of a route per byte of a message: more than 1 where messages between
+    devices reach less of the PCIe bandwidth than host copies do."""
+    local = topology.start("pcie_out") <= link
+    local &= link < topology.start("socket_out")
+    return np.where(local, peer_weight(topology), 1.0)
+
+
+def peer_weight(topology: Topology) -> float:
+    """Occupancy of a device's local link per byte of a message."""
+    system = topology.system
+    if topology.shape.local != "pcie" or system.peer_efficiency is None:
+        return 1.0
+    return system.pcie_efficiency / system.peer_efficiency
 
 
 def levels_climbed(
@@ -75,6 +92,13 @@ def _crossings(
     found = [
         (leaves, topology.start(f"{shape.local}_out") + source),
         (arrives, topology.start(f"{shape.local}_in") + into),
+    ]
+    if shape.sockets > 1:
+        socket_out, socket_in = shape.socket(source), shape.socket(destination)
+        apart = local & (socket_out != socket_in)
+        found.append((apart, topology.start("socket_out") + socket_out))
+        found.append((apart, topology.start("socket_in") + socket_in))
+    found += [
         (remote, topology.start("nic_out") + nic_out),
         (remote, topology.start("nic_in") + nic_in),
     ]

@@ -28,6 +28,8 @@ class Shape:
     num_nodes: int
     rails: int
     island: int
+    sockets: int
+    """Sockets of a node between which devices share a link; 1 where there is no such link."""
     local: Literal["nvlink", "pcie"]
     """What the devices of an island talk over."""
     nodes_per_unit: int
@@ -62,6 +64,10 @@ class Shape:
         node, place = device // self.devices_per_node, device % self.devices_per_node
         return node * self.rails + place * self.rails // self.devices_per_node
 
+    def socket(self, device: NDArray[np.int64]) -> NDArray[np.int64]:
+        """CPU socket that each device hangs on, numbered through the cluster."""
+        return device * self.sockets // self.devices_per_node
+
     def unit(self, nic: NDArray[np.int64]) -> NDArray[np.int64]:
         """Unit of each NIC."""
         return nic // (self.rails * self.nodes_per_unit)
@@ -90,6 +96,9 @@ def shape_of(system: System, num_devices: int) -> Shape:
         rule = f"must divide or be a multiple of devices_per_node ({per_node})"
         raise SpecError([Mistake("cluster.system.nvlink_domain", rule, str(domain))])
     _require_mesh(system)
+    if per_node % system.sockets:
+        rule = f"must divide devices_per_node ({per_node})"
+        raise SpecError([Mistake("cluster.system.sockets", rule, str(system.sockets))])
     joined = (
         domain >= per_node
         and domain > 1
@@ -108,6 +117,7 @@ def shape_of(system: System, num_devices: int) -> Shape:
         num_nodes=num_nodes,
         rails=rails,
         island=domain if joined else per_node,
+        sockets=1 if joined or system.socket_bytes_per_s is None else system.sockets,
         local="nvlink" if joined else "pcie",
         nodes_per_unit=half if rail else max(1, half // system.nics_per_node),
         leaves_per_unit=rails if rail else 1,

@@ -20,6 +20,8 @@ LINK_KINDS = (
     "nvlink_in",
     "pcie_out",
     "pcie_in",
+    "socket_out",
+    "socket_in",
     "nic_out",
     "nic_in",
     "leaf_up",
@@ -108,6 +110,8 @@ def _capacities(system: System, shape: Shape) -> dict[str, NDArray[np.float64]]:
     linked = shape.num_devices if shape.local == "nvlink" else 0
     nvlink = np.full(linked, device.nvlink_bytes_per_s * system.nvlink_efficiency)
     pcie = np.full(shape.num_devices, device.pcie_bytes_per_s * system.pcie_efficiency)
+    crossed = shape.num_nodes * shape.sockets if shape.sockets > 1 else 0
+    socket = np.full(crossed, system.socket_bytes_per_s or 0.0)
     pooled = system.nics_per_node / shape.rails
     nic_bytes_per_s = fabric.nic_bytes_per_s * fabric.efficiency * pooled
     nics = np.arange(shape.num_nodes * shape.rails)
@@ -123,6 +127,8 @@ def _capacities(system: System, shape: Shape) -> dict[str, NDArray[np.float64]]:
         "nvlink_in": nvlink,
         "pcie_out": pcie,
         "pcie_in": pcie,
+        "socket_out": socket,
+        "socket_in": socket,
         "nic_out": nic,
         "nic_in": nic,
         "leaf_up": leaf,

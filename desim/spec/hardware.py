@@ -243,6 +243,14 @@ class System(Spec):
     proportion to `nvlink_latency`."""
     pcie_efficiency: Share = 0.85
     """Share of the PCIe bandwidth that pinned copies reach."""
+    peer_efficiency: Share | None = None
+    """Share of the PCIe bandwidth that messages between devices of a node reach where they have no
+    NVLink; as `pcie_efficiency` where it is left out."""
+    sockets: PositiveInt = 1
+    """CPU sockets of a node, each with an equal part of its devices, where these talk over PCIe."""
+    socket_bytes_per_s: BytesPerSecond | None = Field(None, alias="socket_bandwidth")
+    """What messages between devices of a node get into or out of a socket, one direction, all of
+    them together; left out: any."""
     host_memory_bytes: Bytes = Field(alias="host_memory")
     """Memory of a node's host."""
     host_memory_bytes_per_s: BytesPerSecond = Field(alias="host_memory_bandwidth")

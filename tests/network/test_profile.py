@@ -23,18 +23,21 @@ def total(topology, profile, kind):
 
 def systems():
     return st.builds(
-        lambda topology, radix, nics, domain, node: system(
+        lambda topology, radix, nics, domain, node, sockets: system(
             fabric=fabric(topology=topology, radix=radix),
             devices_per_node=node,
             nics_per_node=min(nics, node),
             nvlink_domain=node * domain if domain else 1,
             intra_node="nvswitch" if domain else "pcie",
+            sockets=sockets,
+            socket_bandwidth="16 GB/s",
         ),
         st.sampled_from(["rail", "fat_tree"]),
         st.sampled_from([4, 8, 16]),
         st.sampled_from([1, 2, 4, 8]),
         st.sampled_from([0, 1, 1, 2, 3]),
         st.sampled_from([2, 4, 8]),
+        st.sampled_from([1, 2]),
     )
 
 

@@ -42,6 +42,7 @@ def pairwise(places: Places) -> Profile:
         first = places.topology.start("nvlink_in")
         loads.add(first, relayed_in.group, relayed_in.device, relayed_in.load)
     places.add_local(loads, out, into)
+    places.add_message_crossings(loads, np.full(len(places.part_size), 1 / places.size))
     near_s = _messages(places.widest - 1) * places.topology.system.nvlink_latency_s
     far_s = _far_s(places, places.size - _narrowest(places))
     # Messages to near and far peers go side by side: the slower of the two counts.
@@ -59,6 +60,7 @@ def two_level(places: Places) -> Profile:
     loads = Loads(places.topology, places.num_groups)
     inside = places.per_member((places.part_size - 1) / places.part_size)
     places.add_local(loads, inside, inside)
+    places.add_message_crossings(loads, 1 / places.part_size)
     near_s = _messages(places.widest - 1) * places.topology.system.nvlink_latency_s
     far_s = np.zeros(places.num_groups)
     if not places.alone:

@@ -37,6 +37,7 @@ def _hierarchical(places: Places, rounds: int) -> Profile:
     members = places.part_size.astype(np.float64)
     local = places.per_member(rounds * (members - 1) / members)
     places.add_local(loads, local, local)
+    places.add_ring_crossings(loads, rounds * (members - 1) / members)
     near_s = rounds * (places.widest - 1) * places.topology.system.nvlink_latency_s
     far_s = np.zeros(places.num_groups)
     if not places.alone:

@@ -62,6 +62,7 @@ def _ring(places: Places, rounds: int, hop: float | None = None) -> Profile:
     inside = hop * np.where(joined, (members - 1) / members, 1.0)
     local = places.per_member(inside)
     places.add_local(loads, local, local)
+    places.add_ring_crossings(loads, inside)
     steps = rounds * (places.size - places.num_parts)
     near_s = steps * places.topology.system.nvlink_latency_s
     far_s = np.zeros(places.num_groups)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim.network.loads import Loads
-from desim.network.route import levels_climbed, route
+from desim.network.route import levels_climbed, route, weights
 
 if TYPE_CHECKING:
     from desim.network.loads import Profile
@@ -46,5 +46,5 @@ def _next_ones(places: Places, sms: int, kernel: Kernel) -> Profile:
     near_s = np.where(climbed > 0, 0.0, system.nvlink_latency_s)
     far_s = np.where(climbed > 0, hop_s, 0.0)
     loads = Loads(topology, places.num_groups)
-    loads.add(0, places.member_group[flow], link, np.ones(len(flow)))
+    loads.add(0, places.member_group[flow], link, weights(topology, link))
     return loads.profile(near_s, far_s, sms, kernel)

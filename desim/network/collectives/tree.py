@@ -29,6 +29,7 @@ def all_reduce(places: Places) -> Profile:
     members = places.part_size.astype(np.float64)
     local = places.per_member(2 * (members - 1) / members)
     places.add_local(loads, local, local)
+    places.add_ring_crossings(loads, np.ones(len(members)))
     near_s = 2 * (places.widest - 1) * places.topology.system.nvlink_latency_s
     far_s = np.zeros(places.num_groups)
     if not places.alone:
@@ -101,6 +102,7 @@ def _pat(places: Places, direction: int) -> Profile:
     members = places.part_size.astype(np.float64)
     local = places.per_member((members - 1) / members)
     places.add_local(loads, local, local)
+    places.add_ring_crossings(loads, (members - 1) / members)
     near_s = (places.widest - 1) * places.topology.system.nvlink_latency_s
     far_s = np.zeros(places.num_groups)
     if not places.alone:
