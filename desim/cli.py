@@ -28,7 +28,8 @@ _USAGE = """\
 python -m desim SCENARIO [options]         play a scenario and write its results
        python -m desim check SCENARIO [options]   validate it; mesh, parameters, memory estimate
        python -m desim list [KIND]                what scenarios can name
-       python -m desim validate FILE.csv [...]    compare with measurements"""
+       python -m desim validate FILE.csv [...]    compare with measurements
+       python -m desim calibrate [...]            measure this machine's GPU, fit its device"""
 _CODES = "exit codes: 0 done, 1 a fault of desim's, 2 a mistake in what was given, 130 interrupted"
 
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: a fault of desim's; 2: a mistake of the user's; 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"check": _check, "list": _list, "validate": _validate}
+    commands = {"check": _check, "list": _list, "validate": _validate, "calibrate": _calibrate}
     try:
         if given and given[0] in commands:
             return commands[given[0]](given[1:])
@@ -149,6 +150,44 @@ def validate_parser() -> argparse.ArgumentParser:
     add("--write-scenarios", metavar="DIR", help="write a runnable scenario for every row")
     add("--report", metavar="OUT.md", help="write the page of accuracy")
     add("--quiet", action="store_true", help="print nothing but mistakes")
+    return parser
+
+
+def calibrate_parser() -> argparse.ArgumentParser:
+    """Options of `calibrate`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m desim calibrate",
+        usage="python -m desim calibrate [options]\n"
+        "       python -m desim calibrate collectives FILE.csv --gpu GPU --system SYSTEM",
+        description="Measure the kernels of this machine's GPU with PyTorch and fit its device.",
+        epilog=_CODES,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--out", metavar="FILE.csv", help="table to write or continue "
+        "(default: hardware/measured/DEVICE.csv)")  # fmt: skip
+    add("--yaml", metavar="OUT.yaml", help="device file to write (default: beside the table)")
+    add("--device", metavar="NAME", help="device to start from (default: recognised)")
+    add("--only", metavar="PARTS", help="of gemm,attention,memory,copies,collectives")
+    add("--formats", metavar="FORMATS", help="of bf16,fp16,fp8")
+    add("--scenario", metavar="SCENARIO", help="measure the kernels of this scenario first")
+    add("--fit-only", action="store_true", help="measure nothing, fit the table as it is")
+    add("--quiet", action="store_true", help="print nothing but mistakes")
+    return parser
+
+
+def collectives_parser() -> argparse.ArgumentParser:
+    """Options of `calibrate collectives`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m desim calibrate collectives",
+        description="Fit the collectives of a node; prints the fields of its system.",
+        epilog=_CODES,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE.csv", help="rows with the columns of validation/collectives.csv")
+    add("--gpu", required=True, help="rows to take, by their column gpu")
+    add("--system", required=True, help="how the devices of the node are joined")
     return parser
 
 
@@ -265,6 +304,25 @@ def _validate(given: Sequence[str]) -> int:
     show = sys.stderr.isatty() and not options.quiet
     try:
         text = validate(vars(options), show=show, command=["validate", *given])
+    except OSError as error:
+        return _cannot_write(error)
+    if not options.quiet:
+        print(text, end="")
+    return OK
+
+
+def _calibrate(given: Sequence[str]) -> int:
+    if given and given[0] == "collectives":
+        asked = collectives_parser().parse_args(given[1:])
+        from desim.calibrate.node_command import calibrate_collectives
+
+        print(calibrate_collectives(vars(asked)), end="")
+        return OK
+    options = calibrate_parser().parse_args(given)
+    from desim.calibrate.command import calibrate
+
+    try:
+        text = calibrate(vars(options), show=sys.stderr.isatty() and not options.quiet)
     except OSError as error:
         return _cannot_write(error)
     if not options.quiet:

@@ -69,6 +69,11 @@ def test_options_of_the_command_line() -> None:
         "file", "--tier", "--only", "--assumptions", "--jobs", "--json", "--table",
         "--write-scenarios", "--report", "--quiet", "-h", "--help",
     }  # fmt: skip
+    assert options(cli.calibrate_parser()) == {
+        "--out", "--yaml", "--device", "--only", "--formats", "--scenario", "--fit-only", "--quiet",
+        "-h", "--help",
+    }  # fmt: skip
+    assert options(cli.collectives_parser()) == {"file", "--gpu", "--system", "-h", "--help"}
     assert cli.LISTS == (
         "workloads", "devices", "fabrics", "systems", "schedules", "policies",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Constants of NCCL inside a node, fitted on measured collectives (nccl-tests and the like).
 
-    python -m desim.calibrate collectives validation/collectives.csv --gpu h100_sxm \
+    python -m desim calibrate collectives validation/collectives.csv --gpu h100_sxm \
         --system dgx_h100_ndr400
 
 A collective takes the least over algorithms and protocols of base + steps x step + bytes x seconds

@@ -59,6 +59,8 @@ def _choices(kind: object) -> str:
         return "true | false"
     if kind is int:
         return "a whole number"
+    if kind is str:
+        return "text"
     return "a quantity with its unit" + ("" if kind is float else ", or null")
 
 

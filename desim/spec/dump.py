@@ -15,15 +15,16 @@ _NOT_TEXT = {"null", "true", "false", "y", "n", "yes", "no", "on", "off"}
 def dump_scenario(scenario: Scenario) -> str:
     """Write a scenario as YAML with every value in it, quantities with their units."""
     data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return "\n".join(_mapping(data, 0)) + "\n"
+    return "\n".join(dump_mapping(data)) + "\n"
 
 
-def _mapping(data: dict[str, Any], depth: int) -> Iterator[str]:
+def dump_mapping(data: dict[str, Any], depth: int = 0) -> Iterator[str]:
+    """Yield the lines of a mapping as YAML, a key per line, lists on one line."""
     indent = "  " * depth
     for key, value in data.items():
         if isinstance(value, dict) and value:
             yield f"{indent}{_text(key)}:"
-            yield from _mapping(value, depth + 1)
+            yield from dump_mapping(value, depth + 1)
         else:
             yield f"{indent}{_text(key)}: {_inline(value)}"
 

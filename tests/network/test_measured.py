@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import desim
-from desim.calibrate.__main__ import read_measured
 from desim.calibrate.collectives import Measured
+from desim.calibrate.node_command import read_measured
 from desim.network.collectives import NCCL_ALGORITHMS, available
 from desim.network.profile import collective_profile
 from desim.network.topology import build_topology

@@ -1,31 +1,41 @@
-"""Fit constants on a table of measurements: ``python -m desim.calibrate collectives FILE.csv``."""
+"""The command `calibrate collectives`: a table of measured collectives to a system's fields."""
 
 from __future__ import annotations
 
-import argparse
 import csv
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from desim.calibrate.collectives import Measured, NodeFit, fit_node
+from desim.errors import Mistake, SpecError
 from desim.spec.hardware import System
 from desim.spec.load import load_scenario
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _NAMES = {"alltoall": "all_to_all"}
+_FEWEST = 20  # rows that tell three protocols apart
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Fit the collectives of one node and write the fields of its system as YAML."""
-    parser = argparse.ArgumentParser(prog="python -m desim.calibrate")
-    parser.add_argument("what", choices=["collectives"])
-    parser.add_argument("file", type=Path, help="table with the columns of collectives.csv")
-    parser.add_argument("--gpu", required=True, help="rows to take, by their column gpu")
-    parser.add_argument("--system", required=True, help="how the devices of the node are joined")
-    asked = parser.parse_args(arguments)
-    source = f"{asked.file} gpu {asked.gpu}"
-    fit = fit_node(_system(asked.system), read_measured(asked.file, asked.gpu), source)
-    sys.stdout.write(as_yaml(fit))
-    return 0
+def calibrate_collectives(options: Mapping[str, Any]) -> str:
+    """Fit the collectives of one node; return the fields of its system as YAML.
+
+    `options` are those of `desim calibrate collectives`. Raises SpecError for what they name.
+    """
+    file, gpu = Path(options["file"]), str(options["gpu"])
+    try:
+        rows = read_measured(file, gpu)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError([Mistake("", f"cannot be read: {error}", file=str(file))]) from None
+    except (KeyError, ValueError) as error:
+        rule = f"is not a table of collectives: {type(error).__name__} {error}"
+        hint = "columns as in validation/collectives.csv"
+        raise SpecError([Mistake("", rule, hint=hint, file=str(file))]) from None
+    if len(rows) < _FEWEST:
+        rule = f"has {len(rows)} rows of one node with gpu {gpu!r}; a fit needs {_FEWEST}"
+        raise SpecError([Mistake("--gpu", rule, file=str(file))])
+    return as_yaml(fit_node(_system(str(options["system"])), rows, f"{file} gpu {gpu}"))
 
 
 def read_measured(file: Path, gpu: str) -> list[Measured]:
@@ -96,7 +106,3 @@ def _system(name: str) -> System:
         "kernels": {"attention": "unfused"},
     }
     return load_scenario(scenario).scenario.cluster.system
-
-
-if __name__ == "__main__":
-    sys.exit(main())
