@@ -37,6 +37,7 @@ def mlp_modules(
     up = partly_replayed(up, shard, model.hidden, width, width if model.gated else 0)
     if model.gated:
         down = partly_replayed(down, shard, width, model.hidden, 0)
+    up = replace(up, tensors=2 if model.gated else 1)
     elements = float(shard.tokens * width)
     mlp = (up, activation(model, shard, elements, f"{prefix}activation"), down)
     return tuple(replace(module, recompute=(*module.recompute, "mlp")) for module in mlp)

@@ -106,9 +106,9 @@ class Module:
     are any, hold the kernels of `forward`, `dgrad` and `replay` with what is communicated between.
     `weight_casts` run before `forward` where the weights are new: in the first micro-batch of a
     step, or in every one under FSDP. `quantized` of the `parameters` have copies in low precision,
-    `frozen` of them are not trained. `expert` marks the parameters of experts, which other ranks
-    hold copies of than of the rest. After a module with `read_back` the host waits for a result of
-    its forward pass.
+    `frozen` of them are not trained; they are those of `tensors` weights. `expert` marks the
+    parameters of experts, which other ranks hold copies of than of the rest. After a module with
+    `read_back` the host waits for a result of its forward pass.
 
     `saved_bytes` are made of `saved_input_bytes`, which are the result of the module before it, and
     of what only this module makes. `recompute` are the entries of `policies.recompute_modules` that
@@ -144,6 +144,7 @@ class Module:
     weight_casts: tuple[Op, ...] = ()
     quantized: int = 0
     frozen: int = 0
+    tensors: int = 1
 
     @property
     def trained(self) -> int:

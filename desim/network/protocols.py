@@ -41,11 +41,16 @@ class Protocol:
     base_s: float
     far_base_s: float
 
-    def latency_s(self, profile: Profile, size_bytes: float) -> NDArray[np.float64]:
-        """Latency of one collective of a size on each group of a profile."""
+    def expected_s(self, profile: Profile) -> NDArray[np.float64]:
+        """Latency that NCCL's own model expects, which knows of no slices (src/graph/tuning.cc)."""
         steps_s = profile.near_s * self.near_factor + profile.far_s * self.far_factor
         once_s = np.where(profile.far_s > 0, self.far_base_s, self.base_s)
         total_s: NDArray[np.float64] = steps_s + once_s * (profile.latency_s > 0)
+        return total_s
+
+    def latency_s(self, profile: Profile, size_bytes: float) -> NDArray[np.float64]:
+        """Latency of one collective of a size on each group of a profile."""
+        total_s = self.expected_s(profile)
         if profile.relay is not None:
             near, far = (min(slice_bytes, size_bytes) for slice_bytes in _SLICE_BYTES[self.name])
             total_s += profile.relay.near_seconds_per_byte * near

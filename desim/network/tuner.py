@@ -33,7 +33,8 @@ class Choice:
 def choose(profiles: dict[str, Profile], size_bytes: float) -> Choice:
     """Take the algorithm and protocol that are fastest alone for every group.
 
-    Time alone is the protocol's latency + size x its seconds per byte. Equal times go to the first
+    Time alone is the protocol's latency + size x its seconds per byte; slices that a chain passes
+    on take time but are not foreseen. Equal times go to the first
     algorithm of `profiles`, then to its first protocol.
     """
     names = tuple(profiles)
@@ -48,7 +49,8 @@ def choose(profiles: dict[str, Profile], size_bytes: float) -> Choice:
     per_byte_s = np.stack(
         [protocol.seconds_per_byte(profile) for _, _, protocol, profile in options]
     )
-    best = np.argmin(latency_s + size_bytes * per_byte_s, axis=0)
+    expected_s = np.stack([protocol.expected_s(profile) for _, _, protocol, profile in options])
+    best = np.argmin(expected_s + size_bytes * per_byte_s, axis=0)
     column = np.arange(latency_s.shape[1])
     plain_s = np.stack([profile.seconds_per_byte for _, _, _, profile in options])[best, column]
     chosen_s = per_byte_s[best, column]

@@ -112,6 +112,15 @@ class StepEnds:
         emit.kernel(zero_gradients_op(self._parameters, precision))
         builder.place(emit.finish())
 
+    def _messages(self, chunk: int, share: Bucket) -> int:
+        """In how many messages a share comes: one for each weight that has its own owner."""
+        if not self._groups.whole:
+            return 1
+        layers = self._chunks[chunk]
+        tensors = max(layers[position][1].modules[part].tensors for position, part in share.modules)
+        owners = share.held * self._groups.shard // max(self._parameters, 1)
+        return max(1, min(tensors, owners))
+
     def _gather(self, builder: ProgramBuilder) -> None:
         """Issue the gathers of all parameters; without prefetch compute waits for every one."""
         if self._zero not in (1, 2) or not self._groups.gathers:
@@ -123,7 +132,9 @@ class StepEnds:
                 bucket = shares[number]
                 size = self._context.gathered_bytes(bucket.parameters, bucket.quantized)
                 groups = self._groups.of(bucket.expert)
-                mark = groups.gather(emit, size, START, beside=beside)
+                messages = self._messages(chunk, bucket)
+                for _ in range(messages):
+                    mark = groups.gather(emit, size / messages, START, beside=beside)
                 emit.output(f"{chunk} {gathered(number)}", mark)
                 if not beside:
                     emit.wait(mark)

@@ -102,6 +102,27 @@ def test_whole_tensors_come_from_their_owner() -> None:
         assert not {"reduce_scatter", "all_gather"} & comms
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_weight_is_the_largest_message(gated: bool) -> None:
+    """Gate and up have an owner each where a rank's share is smaller than either."""
+    ranks, hidden, ffn = 64, 1024, 8192
+    played = play(
+        job(
+            cluster__devices=ranks,
+            workload__global_batch=ranks,
+            workload__model__gated=gated,
+            workload__model__ffn=ffn,
+            parallel={"zero": 1},
+            policies={"zero_partition": "tensors"},
+        )
+    )
+    given = sizes(played, "param gather")
+    parameters = sum(layer.parameters for layer in played.plan.context.layers)
+    assert given.sum() == 2.0 * parameters
+    weight_bytes = 2.0 * hidden * ffn
+    assert 2.0 * parameters / ranks < weight_bytes <= given.max() < 1.2 * weight_bytes
+
+
 def test_the_largest_share_is_updated_while_others_wait() -> None:
     """The optimizer step is that of the rank that owns most, which is more than an equal part."""
     played, flat = sharded(1, None, zero_partition="tensors"), sharded(1, None)

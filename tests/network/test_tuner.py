@@ -69,3 +69,21 @@ def test_in_switch_runs_with_simple_only():
     choice = choose(table, 8.0)
     assert named(choice) == ("nvls", "Simple")
     assert choice.scale[0] == pytest.approx(1.0)
+
+
+def test_slices_are_not_foreseen():
+    """A broadcast takes the protocol that is fastest without them, and pays for them."""
+    topology = build_topology(system(), 256)
+    members = np.arange(256)[None, :]
+    table = {"ring": collective_profile(topology, members, "broadcast", "ring")}
+    for size_bytes in np.geomspace(1e3, 1e10, 20):
+        choice = choose(table, size_bytes)
+        expected = [
+            protocol.expected_s(table["ring"])[0]
+            + size_bytes * protocol.seconds_per_byte(table["ring"])[0]
+            for protocol in table["ring"].protocols
+        ]
+        best = table["ring"].protocols[int(np.argmin(expected))]
+        assert NAMES[choice.protocol[0]] == best.name
+        assert choice.latency_s[0] == best.latency_s(table["ring"], size_bytes)[0]
+        assert choice.latency_s[0] > best.expected_s(table["ring"])[0]
