@@ -76,6 +76,7 @@ class Device:
         host, end = self._host, self.stop
         self.limited = host.shift + host.issue_ps[self._tasks[end - 1]] > now
         if self.limited:
+            host.late.append(now)
             end = self._reach(kernel, now)
         self.end = end
         self.pieces.extend((now, kernel, -1, number))

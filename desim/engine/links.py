@@ -12,9 +12,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from desim.engine.environment import Clock, Tick
+    from desim.engine.rank import Rank
     from desim.engine.transfers import Transfer
 
 #: Rates are whole thousandths of a byte per second, so that progress is exact in integers.
@@ -26,10 +27,13 @@ _BYTE = RATE_UNIT * _PS_PER_S
 class Flow:
     """One transfer whose bytes are under way."""
 
-    __slots__ = ("done", "left", "rate", "since_ps", "tick", "transfer")
+    __slots__ = ("done", "left", "members", "rate", "since_ps", "tick", "transfer")
 
-    def __init__(self, transfer: Transfer, done: Callable[[], None]) -> None:
+    def __init__(
+        self, transfer: Transfer, members: Sequence[tuple[Rank, int]], done: Callable[[], None]
+    ) -> None:
         self.transfer = transfer
+        self.members = members
         self.done = done
         self.left = transfer.size_bytes * _BYTE
         self.rate = 0
@@ -58,13 +62,23 @@ class SharedLinks:
         self._links: defaultdict[int, Link] = defaultdict(Link)
         self._changed: set[int] = set()
 
-    def start(self, transfer: Transfer, done: Callable[[], None]) -> None:
+    def start(
+        self, transfer: Transfer, members: Sequence[tuple[Rank, int]], done: Callable[[], None]
+    ) -> None:
         """Let the bytes of a transfer flow; `done` is called when the last has passed."""
-        flow = Flow(transfer, done)
+        flow = Flow(transfer, members, done)
         flow.since_ps = self._clock._now
         for link, use in transfer.uses:
             self._links[link].flows[flow] = use
         self._touch(link for link, _ in transfer.uses)
+
+    def state(self, flows: dict[Flow, int]) -> list[tuple[int, tuple[int, ...]]]:
+        """Flows on each loaded link, in order of arrival; numbers them in `flows`."""
+        return [
+            (number, tuple(flows.setdefault(flow, len(flows)) for flow in link.flows))
+            for number, link in sorted(self._links.items())
+            if link.flows
+        ]
 
     def _touch(self, links: Iterable[int]) -> None:
         if not self._changed:

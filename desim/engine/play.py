@@ -76,6 +76,7 @@ class Player:
         issued = host.shift + host.issue_ps[task]
         now = self.clock._now
         if issued > now:
+            host.late.append(now)
             self.clock.after(issued - now, self._woken, (rank, lane))
         elif lane == COMPUTE:
             stop = track.first[at + 1]
@@ -154,7 +155,7 @@ class Player:
 
     def _flow(self, event: Any) -> None:
         transfer, members = event.payload
-        self._links.start(transfer, partial(self._complete, transfer, members))
+        self._links.start(transfer, members, partial(self._complete, transfer, members))
 
     def _transferred(self, event: Any) -> None:
         transfer, members = event.payload

@@ -13,10 +13,12 @@ from desim.engine.observe import observe, step_time_ps
 from desim.engine.play import Player
 from desim.engine.rank import Port, Rank
 from desim.engine.rendezvous import Group
+from desim.engine.steady import SteadyPlayer, left_out_ps
 from desim.engine.timing import ALONE, KernelTimes, Timing
 from desim.engine.tracks import make_score
 from desim.engine.transfers import TransferTable
 from desim.errors import DeadlockError
+from desim.plan.repeat import is_periodic
 from desim.plan.tables import COMPUTE
 
 if TYPE_CHECKING:
@@ -46,6 +48,24 @@ def measure_step_ps(plan: Plan) -> int:
     Raises DeadlockError as `simulate` does.
     """
     return step_time_ps(plan, _play(plan, TransferTable(plan), None))
+
+
+def measure_folded_ps(plan: Plan) -> int | None:
+    """Play a plan that leaves periods out; return the step time with them.
+
+    None where it cannot be shown that those left repeat: then the whole plan has to be played.
+    """
+    if not all(program.repeats and is_periodic(program) for program in plan.programs):
+        return None
+    clock = Clock()
+    player = SteadyPlayer(clock, _make_ranks(plan, TransferTable(plan), clock))
+    player.run()
+    steps = plan.scenario.run.steps
+    played = len(player.looks)
+    more_ps = left_out_ps(player, range(played - steps, played))
+    if more_ps is None or not all(rank.finished for rank in player.ranks):
+        return None
+    return step_time_ps(plan, player, more_ps)
 
 
 def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | None) -> Player:

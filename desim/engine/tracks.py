@@ -92,7 +92,11 @@ def _compute_breaks(
     host_awaited = host[host[:, 1] == COMPUTE, 2]
     # The host stops before a task; the next kernel issued from there on starts a segment.
     stops = np.searchsorted(np.flatnonzero(program.lane == COMPUTE), host[:, 0])
-    marks = [position[waiting], awaited, host_awaited, stops, np.array(program.cuts), [0, kernels]]
+    periods = [
+        repeat.count(COMPUTE, i) for repeat in program.repeats for i in range(repeat.periods)
+    ]
+    cuts = np.array([*program.cuts, *periods, 0, kernels])
+    marks = [position[waiting], awaited, host_awaited, stops, cuts]
     return np.unique(np.concatenate(marks)).astype(np.int64)
 
 

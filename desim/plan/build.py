@@ -89,7 +89,7 @@ def layers_of(scenario: Scenario) -> tuple[Layer, ...]:
     return build_layers(scenario.workload, shard_of(scenario))
 
 
-def make_context(scenario: Scenario) -> Context:
+def make_context(scenario: Scenario, kept_repeats: int | None = None) -> Context:
     """Build layers, mesh and tables of a scenario."""
     software = stack(scenario.kernels)
     return Context(
@@ -101,6 +101,7 @@ def make_context(scenario: Scenario) -> Context:
         group_launch_ps=round(software.group_launch_s * PS_PER_S),
         collective_launch_ps=round(software.collective_launch_s * PS_PER_S),
         graph_launch_ps=round(software.graph_launch_s * PS_PER_S) if software.graphs else None,
+        kept_repeats=kept_repeats,
     )
 
 
@@ -121,9 +122,13 @@ def held_layers(context: Context) -> list[tuple[Layer, ...]]:
     return [tuple(layer for chunk in chunks for _, layer in chunk) for chunks in stages]
 
 
-def build_plan(scenario: Scenario) -> Plan:
-    """Turn a scenario into a plan."""
-    context = make_context(scenario)
+def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
+    """Turn a scenario into a plan.
+
+    With `kept_repeats` the programs have about so many of the micro-batches that repeat, and leave
+    out the others (`Program.left_out`) where that is much of a step.
+    """
+    context = make_context(scenario, kept_repeats)
     programs, ledgers = build_programs(context)
     mesh = context.mesh
     topology = build_topology(scenario.cluster.system, scenario.cluster.devices)

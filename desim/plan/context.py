@@ -39,6 +39,8 @@ class Context:
     group_launch_ps: int
     graph_launch_ps: int | None
     """Host time to launch a captured pass; None where passes are launched kernel by kernel."""
+    kept_repeats: int | None = None
+    """Periods of equal micro-batches that are planned, about; None: all."""
 
     def emitter(self) -> Emitter:
         """A writer of templates."""

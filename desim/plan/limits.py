@@ -9,7 +9,10 @@ import numpy as np
 from desim.errors import Mistake, SpecError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from desim.plan.build import Plan
+    from desim.plan.program import Program
 
 #: Far longer than any step, and far enough from the clock's end for everything that adds to it.
 _LONGEST_S = 1e5
@@ -31,8 +34,17 @@ def require_countable(plan: Plan) -> None:
 def _kernels_s(plan: Plan) -> float:
     """Seconds of the longest program's kernels on the slowest device."""
     alone = np.array([*(time.alone_s for time in plan.kernel_times), 0.0])
-    longest = max(float(alone[program.op].sum()) for program in plan.programs)
+    longest = max(_seconds(program, alone) for program in plan.programs)
     return longest / float(plan.disturbed.compute.min())
+
+
+def _seconds(program: Program, alone: NDArray[np.float64]) -> float:
+    """Seconds of a program's kernels, with those of the periods that it leaves out."""
+    seconds = float(alone[program.op].sum())
+    for repeat in program.repeats:
+        period = program.op[repeat.task(0) : repeat.task(1)]
+        seconds += program.left_out * float(alone[period].sum())
+    return seconds
 
 
 def _longest_transfer(plan: Plan) -> tuple[str, float]:

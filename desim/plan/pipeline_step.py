@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
@@ -14,6 +15,7 @@ from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward
 from desim.plan.pipeline import Messages
 from desim.plan.program import Program, ProgramBuilder
 from desim.plan.recompute import Recompute
+from desim.plan.repeat import repeat_of, shorten
 from desim.plan.schedules import FOLDED_BACK, MANY_CHUNKS, SPLIT
 from desim.plan.schedules.passes import Pass, part_of
 from desim.plan.stages import Chunk, split_layers
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from desim.plan.context import Context
+    from desim.plan.repeat import Position, Shortened
     from desim.plan.schedules.passes import Kind
     from desim.plan.template import Emitter, Template
 
@@ -36,7 +39,12 @@ def pipeline_programs(context: Context) -> list[Program]:
     ]
     costed = [step.costed() for step in steps]
     orders, warm_up = make_orders(context, costed, steps[0].message_bytes)
-    return [step.program(order, warm_up) for step, order in zip(steps, orders, strict=True)]
+    lengths = (1, context.scenario.parallel.pipeline)
+    kept, count = context.kept_repeats, context.micro_batches
+    short = shorten(orders, count, lengths, kept) if kept is not None else None
+    if short is None:
+        return [step.program(order, warm_up) for step, order in zip(steps, orders, strict=True)]
+    return [step.shortened(short, warm_up) for step in steps]
 
 
 def stage_chunks(context: Context) -> list[list[Chunk]]:
@@ -78,6 +86,7 @@ class StageStep:
         )
         self._ends = StepEnds(context, stage, chunks)
         self._last_micro_batch = context.micro_batches - 1
+        self._positions: list[list[Position]] | None = None
 
     def program(self, order: Sequence[Pass], warm_up: int) -> Program:
         """Build the program: `warm_up` steps before the measured ones, then these.
@@ -95,6 +104,17 @@ class StageStep:
             self._step(builder, order)
             builder.cut()
         return builder.build()
+
+    def shortened(self, short: Shortened, warm_up: int) -> Program:
+        """Build the program of an order that some periods were left out of."""
+        self._last_micro_batch = short.micro_batches - 1
+        self._positions = []
+        program = self.program(short.orders[self._stage], warm_up)
+        stretch = short.stretches[self._stage]
+        repeats = [repeat_of(positions, stretch) for positions in self._positions]
+        found = tuple(repeat for repeat in repeats if repeat is not None)
+        repeats_all = found if len(found) == len(repeats) else ()
+        return replace(program, repeats=repeats_all, left_out=short.left_out)
 
     def costed(self) -> list[dict[Kind, Template]]:
         """The passes of each chunk, for schedules that go by what they cost; else nothing."""
@@ -117,7 +137,16 @@ class StageStep:
         self._ends.begin(builder)
         messages = self._messages()
         parts = [(item, self._part(item.chunk)) for item in order]
-        messages.run(builder, parts, lambda item: self._place(builder, item))
+        positions: list[Position] = []
+        if self._positions is not None:
+            self._positions.append(positions)
+
+        def place(item: Pass) -> None:
+            if self._positions is not None:
+                positions.append(builder.position)
+            self._place(builder, item)
+
+        messages.run(builder, parts, place)
         self._ends.end(builder)
 
     @property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from desim.plan.repeat import Position
 from desim.plan.tables import COMPUTE
 from desim.plan.template import Mark
 from desim.record import LANES
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from desim.plan.repeat import Repeat
     from desim.plan.template import Template
 
 
@@ -46,6 +48,10 @@ class Program:
     cuts: tuple[int, ...]
     cut_tasks: tuple[int, ...]
     """Tasks issued before each cut."""
+    repeats: tuple[Repeat, ...] = ()
+    """Of each step, the periods that repeat, where some were left out."""
+    left_out: int = 0
+    """Periods left out of every step."""
 
     def __len__(self) -> int:
         return len(self.lane)
@@ -68,6 +74,11 @@ class ProgramBuilder:
     def now(self, lane: int = COMPUTE) -> Mark:
         """Mark after everything placed so far on `lane`."""
         return Mark(lane, self._counts[lane])
+
+    @property
+    def position(self) -> Position:
+        """The place after everything placed so far."""
+        return Position(self._tasks, tuple(self._counts))
 
     def wait(self, marks: Iterable[Mark]) -> None:
         """Make the next compute task placed wait for `marks`."""

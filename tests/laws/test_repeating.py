@@ -1,0 +1,123 @@
+"""Law: micro-batches that repeat to the picosecond, played once, take what all of them take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from desim.api import predict
+from desim.engine.simulate import measure_folded_ps, measure_step_ps
+from desim.plan.build import build_plan
+from desim.plan.repeat import is_periodic, shorten
+from desim.plan.schedules import SCHEDULES
+from desim.spec.scenario import Scenario
+from tests.jobs import BASE, job
+
+MODEL = BASE["workload"]["model"]
+
+
+def in_full(scenario: Scenario) -> Scenario:
+    """The scenario with every micro-batch played."""
+    run = scenario.run.model_copy(update={"fold_time": False})
+    return scenario.model_copy(update={"run": run})
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Scenario:
+    """A job on 8 devices with enough micro-batches for some of them to repeat."""
+    pipeline = draw(st.sampled_from([1, 1, 2, 4]))
+    tensor = draw(st.sampled_from([1, 2]))
+    data = 8 // (pipeline * tensor)
+    names = ["1f1b", "1f1b", "interleaved", "zb_h1", "zb_1p", "zb_v"] if pipeline > 1 else ["1f1b"]
+    schedule = draw(st.sampled_from(names))
+    chunks = 2 if schedule in ("interleaved", "zb_v") else 1
+    zero = draw(st.sampled_from([0, 1, 2, 3] if pipeline == 1 else [0, 1]))
+    micro_batches = pipeline * draw(st.integers(5, 12)) + (
+        0 if chunks > 1 else draw(st.integers(12, 15))
+    )
+    return job(
+        workload__model={**MODEL, "layers": pipeline * chunks * draw(st.sampled_from([1, 2]))},
+        workload__sequence_length=draw(st.sampled_from([64, 512])),
+        workload__global_batch=data * micro_batches,
+        parallel={
+            "tensor": tensor,
+            "pipeline": pipeline,
+            "virtual_stages": chunks,
+            "zero": zero,
+            "sequence": draw(st.booleans()),
+        },
+        policies__schedule=schedule,
+        policies__sync=draw(st.sampled_from(["none", "step", "grad_norm"])),
+        policies__overlap__pipeline=draw(st.sampled_from(["blocking", "async"])),
+        policies__recompute=draw(st.sampled_from(["none", "full"])),
+        run={"steps": draw(st.sampled_from([1, 1, 2]))},
+    )
+
+
+@settings(max_examples=5, deadline=None)
+@given(jobs())
+def test_left_out_micro_batches_change_nothing(scenario: Scenario) -> None:
+    """To the picosecond and the byte, whether or not the states were found to repeat."""
+    plan = build_plan(scenario, 6)
+    if plan.programs[0].left_out:
+        assert all(is_periodic(program) for program in plan.programs)
+        folded_ps = measure_folded_ps(plan)
+        assert folded_ps in (None, measure_step_ps(build_plan(scenario)))
+    assert predict(scenario) == predict(in_full(scenario))
+
+
+FOLDED: dict[str, dict[str, Any]] = {
+    "1f1b": {"parallel": {"pipeline": 4}},
+    "async": {"parallel": {"pipeline": 4}, "policies__overlap__pipeline": "async"},
+    "interleaved": {
+        "parallel": {"pipeline": 2, "virtual_stages": 2},
+        "policies__schedule": "interleaved",
+    },
+    "zb_h1": {"parallel": {"pipeline": 4}, "policies__schedule": "zb_h1"},
+    "FSDP": {"parallel": {"zero": 3}},
+    "accumulation": {"parallel": {"zero": 1, "tensor": 2}},
+}
+
+
+@pytest.mark.parametrize("changes", FOLDED.values(), ids=FOLDED)
+def test_usual_jobs_are_folded(changes: dict[str, Any]) -> None:
+    """Most micro-batches are left out, and the step takes as long."""
+    scenario = job(workload__global_batch=8 * 36, **changes)
+    plan = build_plan(scenario, 8)
+    assert plan.programs[0].left_out > 0
+    assert len(plan.programs[0]) < 0.8 * len(build_plan(scenario).programs[0])
+    assert measure_folded_ps(plan) == measure_step_ps(build_plan(scenario))
+
+
+def test_random_times_do_not_repeat() -> None:
+    """Jitter makes every micro-batch its own: nothing is left out."""
+    scenario = job(workload__global_batch=8 * 36, disturb=[{"jitter": 0.02}])
+    assert predict(scenario) == predict(in_full(scenario))
+
+
+def test_states_that_differ_are_not_taken_for_equal() -> None:
+    """Kernels that get slower with every period leave no period to repeat."""
+    from dataclasses import replace
+
+    plan = build_plan(job(workload__global_batch=8 * 36, parallel={"pipeline": 4}), 8)
+    late = [replace(p, host_ps=p.host_ps * (1 + p.micro_batch)) for p in plan.programs]
+    assert not any(is_periodic(program) for program in late)
+    assert measure_folded_ps(replace(plan, programs=tuple(late))) is None
+
+
+@given(st.integers(2, 8), st.integers(1, 3), st.integers(1, 12))
+def test_shortened_orders_are_those_of_fewer_micro_batches(
+    stages: int, chunks: int, rounds: int
+) -> None:
+    """Leaving periods out of 1F1B and interleaved orders gives their orders of a smaller batch."""
+    name = "interleaved" if chunks > 1 else "1f1b"
+    many = stages * rounds * 2
+    orders = [SCHEDULES[name](s, stages, many, chunks) for s in range(stages)]
+    short = shorten(orders, many, (1, stages), 4)
+    if short is not None:
+        few = short.micro_batches
+        assert few < many
+        assert short.orders == [SCHEDULES[name](s, stages, few, chunks) for s in range(stages)]
