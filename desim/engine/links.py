@@ -30,7 +30,7 @@ class Flow:
     __slots__ = ("done", "left", "members", "rate", "since_ps", "tick", "transfer")
 
     def __init__(
-        self, transfer: Transfer, members: Sequence[tuple[Rank, int]], done: Callable[[], None]
+        self, transfer: Transfer, done: Callable[[], None], members: Sequence[tuple[Rank, int]]
     ) -> None:
         self.transfer = transfer
         self.members = members
@@ -63,10 +63,13 @@ class SharedLinks:
         self._changed: set[int] = set()
 
     def start(
-        self, transfer: Transfer, members: Sequence[tuple[Rank, int]], done: Callable[[], None]
+        self,
+        transfer: Transfer,
+        done: Callable[[], None],
+        members: Sequence[tuple[Rank, int]] = (),
     ) -> None:
-        """Let the bytes of a transfer flow; `done` is called when the last has passed."""
-        flow = Flow(transfer, members, done)
+        """Let the bytes of a transfer of `members` flow; `done` is called after the last."""
+        flow = Flow(transfer, done, members)
         flow.since_ps = self._clock._now
         for link, use in transfer.uses:
             self._links[link].flows[flow] = use

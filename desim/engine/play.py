@@ -155,7 +155,7 @@ class Player:
 
     def _flow(self, event: Any) -> None:
         transfer, members = event.payload
-        self._links.start(transfer, members, partial(self._complete, transfer, members))
+        self._links.start(transfer, partial(self._complete, transfer, members), members)
 
     def _transferred(self, event: Any) -> None:
         transfer, members = event.payload

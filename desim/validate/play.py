@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 from dataclasses import dataclass
@@ -142,6 +143,16 @@ def play(job: Job) -> Outcome:
         if collecting:
             gc.enable()
             gc.collect(0)
+            _give_back()
+
+
+def _give_back() -> None:
+    """Give memory that a run has freed back to the system, which glibc does not by itself."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):  # another C library
+        return
+    trim(0)
 
 
 def estimated_work(job: Job) -> float:
