@@ -190,13 +190,18 @@ class TransferTable:
 
 
 def _lanes_of_slots(plan: Plan) -> dict[int, set[int]]:
-    """Lanes on which the programs issue the collectives of each slot."""
+    """Lanes on which the programs issue the collectives of each slot: one each.
+
+    On two their order would follow run time, and members would meet for different collectives.
+    """
     slots = np.array([c.slot for c in plan.context.tables.comms], dtype=np.int64)
     lanes: dict[int, set[int]] = {}
     for program in plan.programs:
         kept = program.comm >= 0
         for pair in np.unique(slots[program.comm[kept]] * 64 + program.lane[kept]).tolist():
             lanes.setdefault(pair // 64, set()).add(pair % 64)
+    several = [SLOTS[slot] for slot, those in lanes.items() if len(those) > 1]
+    assert not several, f"collectives of {several} are issued on more than one lane"
     return lanes
 
 

@@ -9,8 +9,6 @@ from desim.models.op import Comm
 from desim.plan.passes import Direction, Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter
 
@@ -51,10 +49,12 @@ class ReduceAmax(Hooks):
 
     Transformer Engine does so when a pass leaves its fp8 region, with `DelayedScaling`: one small
     all-reduce over the ranks that share the scales, one kernel over the history of 1024 steps.
+    Those are all `ranks` of the stage, in a communicator of their own (Megatron-LM's
+    core/parallel_state.py, get_amax_reduction_group, without tp_only_amax_red).
     """
 
-    def __init__(self, chunk: Chunk, groups: Sequence[str]) -> None:
-        self._groups = groups
+    def __init__(self, chunk: Chunk, ranks: int) -> None:
+        self._ranks = ranks
         self._last = {"forward": len(chunk) - 1, "backward": 0}
         self._linears = sum(module.quantized > 0 for _, layer in chunk for module in layer.modules)
 
@@ -63,9 +63,8 @@ class ReduceAmax(Hooks):
         if position != self._last[direction] or not self._linears:
             return
         values = self._linears * _SCALED[direction]
-        for group in self._groups:
-            # A communicator of its own: it does not queue behind the gradients'.
-            comm = Comm(group, "all_reduce", values * _AMAX_BYTES, "amax")
+        if self._ranks > 1:
+            comm = Comm("amax", "all_reduce", values * _AMAX_BYTES, "amax")
             emit.wait(emit.collective(comm, lane="cp"))
         history = values * _HISTORY
         emit.kernel(

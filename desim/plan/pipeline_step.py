@@ -237,8 +237,7 @@ class StageStep:
         context = self._context
         if context.recipe is None or context.recipe.name != "delayed":
             return []
-        groups = {"dp": context.gradient_ranks, "tp": context.mesh.sizes["tp"]}
-        return [ReduceAmax(chunk, [name for name, size in groups.items() if size > 1])]
+        return [ReduceAmax(chunk, context.mesh.num_ranks // self._stages)]
 
     def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
         chunk, shares = self._chunks[number], self._ends.shares[number]

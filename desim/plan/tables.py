@@ -14,6 +14,8 @@ LANE = {name: index for index, name in enumerate(LANES)}
 COMPUTE = LANE["compute"]
 
 #: How a rank takes part in a group. A send/recv pair is a group of two with a slot for each end.
+#: A slot is a communicator: its collectives are issued on one lane, in the same order by all of
+#: its members, as NCCL demands. What runs on two lanes needs two slots, even of the same ranks.
 SLOTS = (
     "tp",
     "cp",
@@ -34,6 +36,7 @@ SLOTS = (
     "send_backward_return",
     "recv_backward_return",
     "stage",
+    "amax",
 )
 SLOT = {name: index for index, name in enumerate(SLOTS)}
 #: Slot -> the family of groups it belongs to (both ends of a message share one).

@@ -136,7 +136,7 @@ def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
         stage = mesh.coordinate("pp")
         last = mesh.sizes["pp"] - 1
         return np.stack([ranks[stage == 0], ranks[stage == last]], axis=1)
-    if family == "stage":
+    if family in ("stage", "amax"):
         return mesh.groups("tp", "cp", "ep", "dp")
     if family.startswith("send"):
         shift = 1 if family in ("send_forward", "send_backward_return") else -1

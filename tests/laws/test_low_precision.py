@@ -14,7 +14,7 @@ from desim.models.transformer import transformer_block
 from desim.plan.build import build_plan
 from desim.spec.policy import Kernels
 from desim.spec.workload import Precision, Transformer
-from tests.jobs import BASE, Played, job, play
+from tests.jobs import BASE, Played, job, play, with_system
 from tests.laws.test_folding import check
 
 MODEL = Transformer(**BASE["workload"]["model"])
@@ -240,3 +240,46 @@ def test_software_of_a_recipe() -> None:
         recipe = recipe_of(precision, "eager", any_layout=True)
         assert recipe is not None
         assert recipe.engine is engine
+
+
+def test_amax_and_gradients_keep_the_order_of_their_communicators() -> None:
+    """A slow rank reaches its amax once the first bucket is reduced, the others long before.
+
+    Gradients and amax values of the same ranks take turns by program order only: had they one
+    communicator on two lanes, some would meet for a bucket where others bring amax values.
+    """
+    scenario = job(
+        workload__model={**BASE["workload"]["model"], "layers": 6},
+        workload__global_batch=16,
+        workload__precision={"recipe": "delayed", "low_precision_parameters": True},
+        cluster={"system": "gb200_nvl72", "devices": 32},
+        parallel={
+            "tensor": 2,
+            "context": 2,
+            "pipeline": 2,
+            "virtual_stages": 2,
+            "stage_layers": [1, 2, 2, 1],
+            "sequence": True,
+            "zero": 1,
+        },
+        policies={
+            "schedule": "interleaved",
+            "bucket": "4 MB",
+            "overlap": {
+                "grad_reduce": "bucketed",
+                "param_gather": "prefetch",
+                "tensor": "chunked",
+                "pipeline": "async",
+            },
+        },
+        kernels={"fusion": "te"},
+        disturb=[{"device": 5, "compute": 0.5}],
+    )
+    folded = check(with_system(scenario, nvlink_domain=12))
+    amax, buckets = folded.rows(name="amax"), folded.rows(name="grad reduce")
+    spans = folded.spans()
+    assert any(
+        spans.start_ps[a] < spans.end_ps[b] and spans.start_ps[b] < spans.end_ps[a]
+        for a in amax
+        for b in buckets
+    )
