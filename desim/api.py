@@ -13,7 +13,7 @@ from desim.analyze.metrics import summarize
 from desim.engine.simulate import measure_folded_ps, measure_step_ps, simulate
 from desim.plan.build import build_plan, build_programs, make_context
 from desim.plan.limits import require_countable
-from desim.plan.reserve import reserved_bytes
+from desim.plan.reserve import outside_bytes, reserved_bytes
 from desim.record import PS_PER_S
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from desim.engine.play import Player
+    from desim.plan.context import Context
     from desim.plan.ledger import Ledger
+    from desim.plan.program import Program
     from desim.record import Record
 
 #: Tried in turn: most pipelines settle soon, some not before hosts or slow stages are felt.
@@ -76,6 +78,8 @@ class Prediction:
     allocated_bytes: float
     reserved_bytes: float
     """What the caching allocator takes for it."""
+    device_bytes: float
+    """That, with what the driver and NCCL take beside it: what `nvidia-smi` shows."""
 
 
 def predict(scenario: Scenario) -> Prediction:
@@ -90,7 +94,8 @@ def predict(scenario: Scenario) -> Prediction:
         whole = not plan.programs[0].left_out
         step_ps = measure_step_ps(plan) if whole else measure_folded_ps(plan)
         if step_ps is not None:
-            return Prediction(step_ps / PS_PER_S, *_peak_bytes(plan.ledgers))
+            peaks = _peak_bytes(plan.context, plan.programs, plan.ledgers)
+            return Prediction(step_ps / PS_PER_S, *peaks)
     raise AssertionError("a whole plan has a step time")
 
 
@@ -104,14 +109,18 @@ def _kept_repeats(scenario: Scenario) -> tuple[int | None, ...]:
 
 def predict_memory(scenario: Scenario) -> Prediction:
     """Return a scenario's peak memory, which needs no clock. Raises as `run` does."""
-    _, ledgers = build_programs(make_context(scenario))
-    return Prediction(None, *_peak_bytes(ledgers))
+    context = make_context(scenario)
+    return Prediction(None, *_peak_bytes(context, *build_programs(context)))
 
 
-def _peak_bytes(ledgers: Sequence[Ledger]) -> tuple[float, float]:
-    """Return the largest peak of allocated bytes and the largest reserve."""
+def _peak_bytes(
+    context: Context, programs: Sequence[Program], ledgers: Sequence[Ledger]
+) -> tuple[float, float, float]:
+    """Return the largest peak of allocated bytes, reserve, and reserve with what is outside."""
     allocated = max(ledger.peak_bytes for ledger in ledgers)
-    return allocated, max(reserved_bytes(ledger) for ledger in ledgers)
+    reserved = [reserved_bytes(ledger) for ledger in ledgers]
+    outside = [outside_bytes(context, program) for program in programs]
+    return allocated, max(reserved), max(a + b for a, b in zip(reserved, outside, strict=True))
 
 
 def _undisturbed(scenario: Scenario) -> Record:

@@ -126,9 +126,11 @@ def _cross_entropy(shard: Shard, columns: int) -> Module:
     """
     elements = float(shard.tokens * columns)
     kernels = shard.kernels
-    fusion = (
-        "apex" if (kernels.fusion, kernels.cross_entropy) == ("te", "unfused") else kernels.fusion
-    )
+    fusion: str = kernels.fusion
+    if kernels.cross_entropy == "eager":
+        fusion = "eager"
+    elif (kernels.fusion, kernels.cross_entropy) == ("te", "unfused"):
+        fusion = "apex"
     chain = passes.CROSS_ENTROPY[fusion]
     width = shard.element_bytes
     saved, forward, backward = {

@@ -43,6 +43,23 @@ def _has_master(precision: Precision) -> bool:
     return element_bytes(precision.compute) < _updated_bytes(precision)
 
 
+def has_gradient_copies(precision: Precision, zero: int) -> bool:
+    """Whether gradients are kept twice: as they are made, and as they are accumulated."""
+    wider = stored_bytes(precision.gradients) > element_bytes(precision.compute)
+    return precision.gradient_copies and wider and zero < 2
+
+
+def updated_gradient_bytes(precision: Precision, zero: int) -> float:
+    """Bytes per parameter of the gradients that an optimizer step makes for itself.
+
+    It wants them as wide as the parameters that it updates: those kept narrower are converted all
+    at once before it, each rank its shard (Megatron-LM, core/optimizer/optimizer.py,
+    `_copy_model_grads_to_main_grads`; DeepSpeed, stage_1_and_2.py, `step`).
+    """
+    updated = _updated_bytes(precision)
+    return updated if zero < 3 and stored_bytes(precision.gradients) < updated else 0.0
+
+
 def bytes_per_parameter(precision: Precision, zero: int, data_ranks: int) -> dict[str, float]:
     """Return the bytes that one rank keeps per parameter: `parameters`, `gradients`, `optimizer`.
 
@@ -55,7 +72,8 @@ def bytes_per_parameter(precision: Precision, zero: int, data_ranks: int) -> dic
       format whatever it was reduced in, and there is no second copy: (4 + 4 + 8)/d = 16/d. The
       gathered layers are activations to the memory plan.
 
-    Narrower states take less of the 12 or 16; `adam_bf16` has no fp32 copy: 2 + 2 + 4 in all.
+    With `gradient_copies` zero 0 and 1 have 2 more. Narrower states take less of the 12 or 16;
+    `adam_bf16` has no fp32 copy: 2 + 2 + 4 in all.
     """
     state = state_bytes(precision)
     if zero == 3:
@@ -66,9 +84,10 @@ def bytes_per_parameter(precision: Precision, zero: int, data_ranks: int) -> dic
             "optimizer": state / data_ranks,
         }
     master = 4.0 if _has_master(precision) else 0.0
+    copies = element_bytes(precision.compute) if has_gradient_copies(precision, zero) else 0.0
     return {
         "parameters": element_bytes(precision.compute),
-        "gradients": stored_bytes(precision.gradients) / (data_ranks if zero >= 2 else 1),
+        "gradients": stored_bytes(precision.gradients) / (data_ranks if zero >= 2 else 1) + copies,
         "optimizer": (master + state) / (data_ranks if zero >= 1 else 1),
     }
 

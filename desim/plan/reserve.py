@@ -67,7 +67,8 @@ def outside_bytes(context: Context, program: Program) -> float:
     used = np.unique(program.comm[program.comm >= 0])
     slots = {SLOTS[op.slot] for number, op in enumerate(context.tables.comms) if number in used}
     channels = max(device.communication.nvlink_sms, device.communication.network_sms)
-    total = device.context_bytes
+    context_bytes = context.scenario.kernels.context_bytes
+    total = device.context_bytes if context_bytes is None else context_bytes
     for slot in slots:
         if slot.startswith("recv"):
             total += device.communication.message_sms * CONNECTION_BYTES

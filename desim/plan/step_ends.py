@@ -10,6 +10,7 @@ from desim.models.optimizer import (
     fsdp_gradient_bytes,
     grad_norm_op,
     optimizer_ops,
+    updated_gradient_bytes,
     zero_gradients_op,
 )
 from desim.plan.buckets import GradientWidth, gathered, make_buckets, reduce_bucket
@@ -265,6 +266,11 @@ class StepEnds:
         emit = self._context.emitter()
         emit.phase = "optimizer"
         precision = self._context.scenario.workload.precision
+        width = updated_gradient_bytes(precision, self._zero)
+        converted = width * sum(parameters / shards for parameters, shards in self._parts)
+        # Given back in the same place: a step may be cut right behind its update.
+        emit.memory("workspace", converted)
+        emit.memory("workspace", -converted)
         for parameters, shards in self._parts:
             emit.kernels(optimizer_ops(parameters, shards, precision, self._zero))
         return emit.finish()

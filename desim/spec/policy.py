@@ -139,9 +139,10 @@ class Kernels(Spec):
     """What fuses elementwise kernels: nothing, apex, torch.compile, or Transformer Engine."""
     te_version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")] = "2.11"
     """Version of Transformer Engine, in quotes; it decides which buffers `fusion: te` keeps."""
-    cross_entropy: Literal["auto", "unfused"] = "auto"
+    cross_entropy: Literal["auto", "unfused", "eager"] = "auto"
     """Cross-entropy: `auto` as `fusion` says; `unfused` Megatron-LM's own chain with fp32 logits
-    beside Transformer Engine (its default, without `--cross-entropy-loss-fusion`)."""
+    beside Transformer Engine (its default, without `--cross-entropy-loss-fusion`); `eager`
+    PyTorch's own beside compiled blocks."""
     cuda_graphs: bool = False
     """Whether a pass is launched as one graph."""
     launch_s: Seconds | None = Field(alias="launch", default=None)
@@ -149,6 +150,9 @@ class Kernels(Spec):
     tables: str = "auto"
     """Measured kernels (`python -m desim calibrate`) in place of modelled ones: `none`, the path of
     a table, or `auto`: the table in hardware/measured with the device's name, if there is one."""
+    context_bytes: Bytes | None = Field(alias="context", default=None)
+    """Device memory that CUDA's context and the kernels loaded into it take; the device's constant
+    where left out. Before CUDA 11.7 every kernel of every library was loaded at once."""
 
     def te_at_least(self, major: int, minor: int) -> bool:
         """Whether Transformer Engine is of this version or later."""

@@ -117,6 +117,9 @@ class Precision(Spec):
     """Format of embedding tables; the compute format where left out."""
     reduce: Literal["fp32", "bf16", "fp16"] | None = None
     """Format in which gradients are communicated; that of `gradients` where left out."""
+    gradient_copies: bool = False
+    """Whether gradients also stay in the compute format beside the wider ones to which they are
+    added (DeepSpeed's BF16 optimizer)."""
     recipe: Literal["none", "delayed", "tensorwise", "rowwise", "blockwise", "mxfp8", "nvfp4"] = (
         "none"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from desim.validate.measurements import ALLOCATED_GIB, RESERVED_GIB, measured_peak_bytes
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 
 _GIB = 2.0**30
 _OWN = "mem_is_own_run"
-#: Families of `step_time.csv` whose peak is the allocator's reserve: torchtitan's metrics print
-#: `max_reserved`. The others print what is allocated, or do not say.
-_PRINT_RESERVED = {"torchtitan"}
 
 
 def _allocated(prediction: Prediction) -> float | None:
@@ -29,6 +27,28 @@ def _reserved(prediction: Prediction) -> float | None:
     return prediction.reserved_bytes
 
 
+def _on_device(prediction: Prediction) -> float | None:
+    return prediction.device_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """What a source prints as its peak: the number of desim's, and how large its unit is.
+
+    `unit` is bytes of the source's own unit over bytes of the one that the row names.
+    """
+
+    ours: Callable[[Prediction], float | None] = _allocated
+    unit: float = 1.0
+
+
+#: What families of `step_time.csv` print as their peak; what is allocated where none is said.
+#: torchtitan's metrics: `max_reserved`. BigScience (chronicles-prequel.md): what `nvidia-smi`
+#: shows, read off in thousands of MiB ("80GB" on a device that has 81,251 MiB).
+_PRINTED = {
+    "torchtitan": Printed(_reserved),
+    "bigscience": Printed(_on_device, unit=2.0**20 / 1e6),
+}
 #: Key of the report -> column of the file, and what desim says.
 _COMPARED: dict[str, tuple[str, Callable[[Prediction], float | None]]] = {
     "allocated": (ALLOCATED_GIB, _allocated),
@@ -80,7 +100,7 @@ def _unscored(one: Played, reason: str) -> dict[str, str]:
 def beside_step_times(played: Sequence[Played]) -> dict[str, Any]:
     """Score the peaks that rows of step times also give, apart from the files of memory.
 
-    What is allocated is compared, for sources that print it what is reserved.
+    Compared is what the source prints: what is allocated, reserved, or taken of the device.
     """
     given: list[str] = []
     scored: list[Scored] = []
@@ -93,9 +113,9 @@ def beside_step_times(played: Sequence[Played]) -> dict[str, Any]:
             continue
         given.append(one.row.id)
         prediction = one.outcome.prediction
-        of = _reserved if one.row.family in _PRINT_RESERVED else _allocated
-        ours = of(prediction) if prediction is not None else None
+        printed = _PRINTED.get(one.row.family, Printed())
+        ours = printed.ours(prediction) if prediction is not None else None
         if ours is not None:
-            scored.append(Scored(one.row.id, one.row.family, measured, ours))
+            scored.append(Scored(one.row.id, one.row.family, measured * printed.unit, ours))
     family = {one.row.id: one.row.family for one in played}
     return summary(len(given), scored) | {"by_family": grouped(given, scored, family.__getitem__)}

@@ -183,6 +183,9 @@ def test_bytes_per_parameter_layouts() -> None:
     half = Precision(gradients="bf16")
     totals = [sum(bytes_per_parameter(half, zero, 16).values()) for zero in range(4)]
     assert totals == pytest.approx([16, 4 + 12 / 16, 2 + 14 / 16, 16 / 16])
+    kept = Precision(gradient_copies=True)
+    totals = [sum(bytes_per_parameter(kept, zero, 16).values()) for zero in range(4)]
+    assert totals == pytest.approx([20, 8 + 12 / 16, 2 + 16 / 16, 16 / 16])
     single = Precision(compute="tf32")
     assert sum(bytes_per_parameter(single, 0, 16).values()) == 16
 

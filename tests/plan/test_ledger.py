@@ -164,3 +164,20 @@ def test_what_stays_follows_the_layout() -> None:
         memory = played.record.memory[0]
         start = memory.by_owner[:, 0].sum() - owner(memory, "library buffers")[0]
         assert start == pytest.approx(each * parameters, rel=1e-9)
+
+
+def test_an_update_converts_gradients_that_are_narrower() -> None:
+    """Each rank converts its shard of 16-bit gradients to fp32: 4 bytes / d a parameter."""
+    narrow = {"workload__precision": {"gradients": "bf16"}, "workload__global_batch": 8}
+    for zero, share in ((0, 1), (1, 8)):
+        played = play(job(parallel__zero=zero, **narrow))
+        parameters = sum(layer.parameters for layer in played.plan.context.layers)
+        steps = np.diff(owner(played.record.memory[0], "workspace"))
+        assert steps.max() >= 4 * parameters / share
+        assert np.isclose(steps, 4 * parameters / share).sum() == 1
+
+
+def test_a_context_of_the_software_replaces_the_device_s() -> None:
+    """What is outside the allocator moves by what the context does."""
+    found = [play(job(kernels__context=size)).record.memory[0] for size in ("1 GiB", "3 GiB")]
+    assert found[1].outside_bytes - found[0].outside_bytes == 2 * 2**30

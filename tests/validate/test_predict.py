@@ -23,5 +23,6 @@ def test_predict_finds_what_run_finds(changes: dict[str, object]) -> None:
     summary, found = desim.run(scenario).summary, predict(scenario)
     assert found.step_time_s == summary["step_time_s"]
     assert found.allocated_bytes == max(summary["peak_memory_bytes"].values())
+    assert found.device_bytes >= found.reserved_bytes >= found.allocated_bytes
     planned = predict_memory(scenario)
     assert (planned.step_time_s, planned.allocated_bytes) == (None, found.allocated_bytes)

@@ -84,6 +84,9 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
     if kernels.cross_entropy == "unfused" and kernels.fusion != "te":
         text = f"has no effect: fusion: {kernels.fusion} has a chain of its own"
         yield Finding("kernels.cross_entropy", text, "unfused", note=True)
+    if kernels.cross_entropy == kernels.fusion:
+        text = "has no effect: it is the chain that `fusion` names"
+        yield Finding("kernels.cross_entropy", text, kernels.cross_entropy, note=True)
     if policies.zero_partition != usual.zero_partition and scenario.parallel.zero != 1:
         text = "has no effect: only parallel.zero: 1 can give out whole tensors"
         yield Finding("policies.zero_partition", text, policies.zero_partition, note=True)

@@ -103,7 +103,25 @@ def reduced_format_differs(scenario: Scenario) -> Iterator[Finding]:
         yield Finding("workload.precision.reduce", text, precision.reduce, note=True)
 
 
+def gradient_copies_exist(scenario: Scenario) -> Iterator[Finding]:
+    """Gradients are kept twice only where they are accumulated in a wider format, and whole."""
+    precision = scenario.workload.precision
+    wider = precision.gradients == "fp32" and precision.compute in ("bf16", "fp16")
+    if precision.gradient_copies and not (wider and scenario.parallel.zero < 2):
+        text = "has no effect: only fp32 gradients of 16-bit parameters have copies, below zero 2"
+        yield Finding("workload.precision.gradient_copies", text, value=True, note=True)
+
+
 RULES = (
+    Rule(
+        gradient_copies_exist,
+        (
+            "workload.precision.gradient_copies",
+            "workload.precision.gradients",
+            "workload.precision.compute",
+            "parallel.zero",
+        ),
+    ),
     Rule(recipe_fits_the_run, _READS),
     Rule(recipe_has_software, (_PATH, "kernels.fusion")),
     Rule(
