@@ -133,11 +133,13 @@ def _cross_entropy(shard: Shard, columns: int) -> Module:
         fusion = "apex"
     chain = passes.CROSS_ENTROPY[fusion]
     width = shard.element_bytes
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
     saved, forward, backward = {
-        "te": (width, 0.0, 0.0),
-        "compile": (width, 0.0, width),
-        "apex": (4.0, width, width),
-        "eager": (4.0, width + 4.0, 8.0),
+        "te": (width, (), ()),
+        "compile": (width, (), (width,)),
+        "apex": (4.0, (width,), (width,)),
+        "eager": (4.0, (width, 4.0), (4.0, 4.0)),
     }[fusion]
     reduce: tuple[Comm, ...] = ()
     if shard.tensor > 1:
@@ -150,7 +152,7 @@ def _cross_entropy(shard: Shard, columns: int) -> Module:
         forward=pass_ops("cross_entropy", "cross_entropy", shard, elements, chain.forward),
         dgrad=pass_ops("cross_entropy", "cross_entropy", shard, elements, chain.dgrad),
         saved_bytes=elements * saved,
-        forward_bytes=elements * forward,
-        backward_bytes=elements * backward,
+        forward_bytes=tuple(elements * each for each in forward),
+        backward_bytes=tuple(elements * each for each in backward),
         post_forward=reduce,
     )

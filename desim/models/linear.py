@@ -148,7 +148,7 @@ def column_linear(
         parameters=(inputs * outputs + (outputs if bias else 0)) if owns_weight else 0,
         saved_bytes=shard.split_tokens * inputs * saved_width(shard) + kept_bytes,
         saved_input_bytes=shard.split_tokens * inputs * saved_width(shard),
-        backward_bytes=live,
+        backward_bytes=(live,),
         weight_gradient_bytes=weight_gradient_bytes(shard, inputs * outputs),
         pre_forward=(*amax_reduction(name, shard), *gather),
         pre_wgrad=gather,

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from desim.models.op import Comm, Module, Op
 
 
-def forward_live_bytes(module: Module) -> float:
-    """Return the bytes taken during the module's forward pass."""
+def forward_live_bytes(module: Module) -> tuple[float, ...]:
+    """Return the blocks taken during the module's forward pass, in bytes."""
     if module.forward_bytes is not None:
         return module.forward_bytes
-    return _largest(module.forward) + _gathered(module.pre_forward)
+    return (_largest(module.forward) + _gathered(module.pre_forward),)
 
 
-def backward_live_bytes(module: Module) -> float:
-    """Return the bytes taken during the module's backward pass, without its weight's gradient.
+def backward_live_bytes(module: Module) -> tuple[float, ...]:
+    """Return the blocks taken during its backward pass, without its weight's gradient, in bytes.
 
     The gradient of a result that is gathered over the tensor group has the size of the forward
     GEMM's result, which counts it.
@@ -32,7 +32,7 @@ def backward_live_bytes(module: Module) -> float:
         return module.backward_bytes
     beside = _gathered(comm for comm in module.pre_backward if comm.group != "tp")
     gradients = _largest(module.forward) + _largest(module.dgrad)
-    return gradients + beside + _gathered(module.pre_wgrad)
+    return (gradients + beside + _gathered(module.pre_wgrad),)
 
 
 def _largest(ops: tuple[Op, ...]) -> float:

@@ -113,8 +113,8 @@ class Module:
     `saved_bytes` are made of `saved_input_bytes`, which are the result of the module before it, and
     of what only this module makes. `recompute` are the entries of `policies.recompute_modules` that
     run the module again. Per-op recomputation runs `replay` again (`None`: all forward kernels) and
-    keeps `replay_saved_bytes` of the results. `forward_bytes` and `backward_bytes` are taken while
-    the kernels run beside what is saved; where they are `None`, `models.live` derives them.
+    keeps `replay_saved_bytes` of the results. `forward_bytes` and `backward_bytes` are the blocks
+    taken while the kernels run beside what is saved; where `None`, `models.live` derives them.
     `weight_gradient_bytes` are taken in the backward pass by a gradient on its way to the main one.
     """
 
@@ -128,8 +128,8 @@ class Module:
     recompute: tuple[str, ...] = ()
     replay: tuple[Op, ...] | None = None
     replay_saved_bytes: float = 0.0
-    forward_bytes: float | None = None
-    backward_bytes: float | None = None
+    forward_bytes: tuple[float, ...] | None = None
+    backward_bytes: tuple[float, ...] | None = None
     weight_gradient_bytes: float = 0.0
     expert: bool = False
     read_back: bool = False

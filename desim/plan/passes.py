@@ -164,13 +164,23 @@ def _run(emit: Emitter, ops: tuple[Op, ...], steps: tuple[Step, ...]) -> None:
         emit.wait(*marks)
 
 
+def _take(emit: Emitter, blocks: Iterable[float]) -> None:
+    for num_bytes in blocks:
+        emit.memory("workspace", num_bytes)
+
+
+def _give_back(emit: Emitter, blocks: Iterable[float]) -> None:
+    for num_bytes in blocks:
+        emit.memory("workspace", -num_bytes)
+
+
 def _forward(emit: Emitter, module: Module, kept_bytes: float) -> None:
     exposed(emit, module.pre_forward)
     live = forward_live_bytes(module)
-    emit.memory("workspace", live)
+    _take(emit, live)
     _run(emit, module.forward, module.forward_steps)
     emit.memory("activations", kept_bytes)
-    emit.memory("workspace", -live)
+    _give_back(emit, live)
     exposed(emit, module.post_forward)
     if module.read_back:
         emit.host_wait(*emit.pending())
@@ -178,13 +188,15 @@ def _forward(emit: Emitter, module: Module, kept_bytes: float) -> None:
 
 def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:
     exposed(emit, module.pre_backward)
-    live = backward_live_bytes(module)
-    live += 0.0 if policy.sharded or policy.split else module.weight_gradient_bytes
-    emit.memory("workspace", live)
+    first, *others = backward_live_bytes(module) or (0.0,)
+    if not (policy.sharded or policy.split):
+        first += module.weight_gradient_bytes
+    live = (first, *others)
+    _take(emit, live)
     if policy.split and postponed(module):
         _run(emit, module.dgrad, module.dgrad_steps)
         exposed(emit, module.post_dgrad)
-        emit.memory("workspace", -live)
+        _give_back(emit, live)
         emit.memory("activations", input_bytes(module) - module.saved_bytes)
         emit.memory(OUTPUT_GRADIENTS, output_gradient_bytes(module))
         return
@@ -200,5 +212,5 @@ def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:
         exposed(emit, module.post_dgrad)
         exposed(emit, module.pre_wgrad)
         emit.kernels(module.wgrad)
-    emit.memory("workspace", -live)
+    _give_back(emit, live)
     emit.memory("activations", -module.saved_bytes)

@@ -181,3 +181,14 @@ def test_a_context_of_the_software_replaces_the_device_s() -> None:
     """What is outside the allocator moves by what the context does."""
     found = [play(job(kernels__context=size)).record.memory[0] for size in ("1 GiB", "3 GiB")]
     assert found[1].outside_bytes - found[0].outside_bytes == 2 * 2**30
+
+
+def test_uncompiled_loss_beside_compiled_blocks() -> None:
+    """PyTorch's loss holds fp32 gradients of the log-softmax and of its input: two blocks."""
+    kernels = {"fusion": "compile", "cross_entropy": "eager"}
+    played = play(job(cluster__devices=1, kernels=kernels))
+    workload = played.plan.context.scenario.workload
+    vocab = -(-MODEL["vocab"] // 128) * 128
+    block = 4.0 * workload.micro_batch * workload.sequence_length * vocab
+    steps = np.diff(owner(played.record.memory[0], "workspace"))
+    assert np.isclose(steps, block).sum() >= 2
