@@ -61,7 +61,9 @@ def outside_bytes(context: Context, program: Program) -> float:
     """Return what the driver and NCCL take of the device beside the allocator.
 
     Every communicator has one connection per channel into each rank of a ring; messages have
-    one for each direction that is received. A channel is a block of threads on one SM.
+    one for each direction that is received. A channel is a block of threads on one SM. Before NCCL
+    2.22 (release notes: connections on first use) its tree is connected too, at least from a parent
+    and from a child.
     """
     device = context.scenario.cluster.system.device
     used = np.unique(program.comm[program.comm >= 0])
@@ -69,9 +71,10 @@ def outside_bytes(context: Context, program: Program) -> float:
     channels = max(device.communication.nvlink_sms, device.communication.network_sms)
     context_bytes = context.scenario.kernels.context_bytes
     total = device.context_bytes if context_bytes is None else context_bytes
+    connections = 1 if context.scenario.kernels.nccl_at_least(2, 22) else 3
     for slot in slots:
         if slot.startswith("recv"):
             total += device.communication.message_sms * CONNECTION_BYTES
         elif FAMILY[slot] == slot and not slot.startswith("send"):
-            total += channels * CONNECTION_BYTES
+            total += connections * channels * CONNECTION_BYTES
     return total

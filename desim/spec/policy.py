@@ -130,6 +130,10 @@ class Policies(Spec):
     step (loss logging), or never."""
 
 
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
 class Kernels(Spec):
     """The software stack that provides the kernels."""
 
@@ -154,7 +158,14 @@ class Kernels(Spec):
     """Device memory that CUDA's context and the kernels loaded into it take; the device's constant
     where left out. Before CUDA 11.7 every kernel of every library was loaded at once."""
 
+    nccl_version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")] = "2.26"
+    """Version of NCCL, in quotes: before 2.22 it connects rings and trees of every communicator at
+    once, later on first use, which decides what it takes of device memory."""
+
     def te_at_least(self, major: int, minor: int) -> bool:
         """Whether Transformer Engine is of this version or later."""
-        found = [int(part) for part in self.te_version.split(".")[:2]]
-        return found >= [major, minor]
+        return _version(self.te_version) >= (major, minor)
+
+    def nccl_at_least(self, major: int, minor: int) -> bool:
+        """Whether NCCL is of this version or later."""
+        return _version(self.nccl_version) >= (major, minor)

@@ -192,3 +192,14 @@ def test_uncompiled_loss_beside_compiled_blocks() -> None:
     block = 4.0 * workload.micro_batch * workload.sequence_length * vocab
     steps = np.diff(owner(played.record.memory[0], "workspace"))
     assert np.isclose(steps, block).sum() >= 2
+
+
+def test_older_nccl_connects_trees_beside_rings() -> None:
+    """Two more connections for each channel of every communicator."""
+    found = [
+        play(job(kernels__nccl_version=name)).record.memory[0].outside_bytes
+        for name in ("2.21", "2.22", "2.26")
+    ]
+    small = play(job(kernels__context="1 MiB")).record.memory[0].outside_bytes
+    assert found[0] - found[1] == pytest.approx(2 * (small - 2**20))
+    assert found[1] == found[2]
