@@ -75,7 +75,44 @@ def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
     projection = row_linear(
         "projection", shard, heads * model.head_dim, model.hidden, bias=model.bias
     )
-    return (qkv, *between, *core_modules(model, shard), projection)
+    core = _copied(model, shard, core_modules(model, shard))
+    return (qkv, *between, *core, projection)
+
+
+def _copied(model: Transformer, shard: Shard, core: tuple[Module, ...]) -> tuple[Module, ...]:
+    """Return core attention between the copies that its layout needs.
+
+    The gradients of queries, keys and values are joined to that of their projection where the
+    projection is one and they are made apart: always but in Transformer Engine without rotary
+    positions, and where they are projected apart (torchtitan, the stack of `compile`).
+    Megatron-LM's own attention (`apex`; model/transformer.py) also turns its result from heads
+    first or sequence first into the order of tokens, and for flash attention all inputs before.
+    """
+    kernels = shard.kernels
+    joined = {
+        "apex": True,
+        "eager": True,
+        "te": model.position == "rope",
+        "compile": False,
+    }[kernels.fusion]
+    if kernels.packed_attention or not joined:
+        return core
+    heads, kv_heads = heads_of(model, shard)
+    width = shard.element_bytes
+    packed = float(shard.tokens * (heads + 2 * kv_heads) * model.head_dim)
+
+    def copy(name: str, elements: float) -> Op:
+        return elementwise_op(name, "copy", shard.dtype, elements, width, width, 0.0)
+
+    turned: tuple[Op, ...] = ()
+    after: tuple[Module, ...] = ()
+    if kernels.fusion == "apex":
+        output = copy("attention_output", float(shard.tokens * heads * model.head_dim))
+        after = (Module("attention_output", forward=(output,)),)
+        if kernels.attention != "unfused":
+            turned = (copy("attention_inputs", packed),)
+    before = Module("attention_inputs", forward=turned, dgrad=(copy("join_qkv_dx", packed),))
+    return (before, *core, *after)
 
 
 def _rectangle(model: Transformer, shard: Shard) -> Rectangle:

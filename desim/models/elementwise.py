@@ -97,7 +97,8 @@ def rotary(shard: Shard, heads: int, kv_heads: int, dim: int, extra: tuple[Op, .
     The fused kernels turn queries and keys together, the others one after the other. `extra` are
     kernels of the same traffic forward and backward that put the turned parts in their places.
     """
-    chain = passes.ROTARY[shard.kernels.fusion]
+    fused = shard.kernels.rotary == "fused"
+    chain = passes.ROTARY["te" if fused else shard.kernels.fusion]
     parts = {"rotary": heads + kv_heads}
     if len(chain.forward) > 1:
         parts = {"rotary_q": heads, "rotary_k": kv_heads}

@@ -60,10 +60,10 @@ def _grouped(op: Op) -> Op:
 
 def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int, int]) -> tuple[Op, ...]:
     width = shard.gradient_bytes
-    if shard.kernels.fusion in ("te", "apex"):
+    if shard.main_gradients and shard.kernels.fusion in ("te", "apex"):
         return (_grouped(linear_product(name, shard, shape, "wgrad", width)),)
     ops = (_grouped(linear_product(name, shard, shape, "wgrad")),)
-    if width == shard.element_bytes:
+    if not shard.main_gradients or width == shard.element_bytes:
         return ops
     weights = shape[0] * shape[1] * shape[3]
     read = shard.element_bytes + width

@@ -66,7 +66,7 @@ def _lookup(model: Transformer, shard: Shard) -> Module:
             elementwise_op(
                 "embedding_scatter", "embedding", shard.dtype, elements, 2 * width, width
             ),
-            _accumulate("embedding_accumulate", shard, weights),
+            *_accumulate("embedding_accumulate", shard, weights),
         ),
         parameters=weights,
         saved_bytes=shard.tokens * _TOKEN_BYTES,
@@ -86,15 +86,18 @@ def _positions(model: Transformer, shard: Shard) -> Module:
         forward=(elementwise_op("positions", "residual", shard.dtype, elements, 2 * width, width),),
         wgrad=(
             elementwise_op("positions_sum", "copy", shard.dtype, elements, width, 0),
-            _accumulate("positions_accumulate", shard, rows),
+            *_accumulate("positions_accumulate", shard, rows),
         ),
         parameters=model.max_positions * model.hidden,
     )
 
 
-def _accumulate(name: str, shard: Shard, elements: float) -> Op:
+def _accumulate(name: str, shard: Shard, elements: float) -> tuple[Op, ...]:
+    """Return the sum with the main gradients, where there are such."""
+    if not shard.main_gradients:
+        return ()
     read = shard.element_bytes + shard.gradient_bytes
-    return elementwise_op(name, "copy", "fp32", elements, read, shard.gradient_bytes)
+    return (elementwise_op(name, "copy", "fp32", elements, read, shard.gradient_bytes),)
 
 
 def head_layer(model: Transformer, shard: Shard) -> Layer:
@@ -119,24 +122,27 @@ def _cross_entropy(shard: Shard, columns: int) -> Module:
     """Cross-entropy; over the tensor group maximum, predicted logit and sum are all-reduced.
 
     The unfused chain keeps the softmax in fp32 (4 B per logit, Korthikanti et al. 2022, section
-    4.3), the fused kernel writes the gradient over the logits (their width), a compiled chain
-    keeps the logits. Beside what is saved there are: while Megatron-LM's chain converts, the
-    logits, and then their gradient; in eager PyTorch the logits and their fp32 copy, and then the
-    gradients of the log-softmax and of its input in fp32.
+    4.3), a fused kernel writes the gradient over the logits (their width), a compiled chain keeps
+    the logits. Beside what is saved there are: while Megatron-LM's chain converts, the logits, and
+    then their gradient; in eager PyTorch the logits and their fp32 copy, and then the gradients of
+    the log-softmax and of its input in fp32. Each metric computes the loss again by
+    PyTorch's calls.
     """
     elements = float(shard.tokens * columns)
     kernels = shard.kernels
     fusion: str = kernels.fusion
-    if kernels.cross_entropy == "eager":
-        fusion = "eager"
+    if kernels.cross_entropy in ("eager", "fused"):
+        fusion = kernels.cross_entropy
     elif (kernels.fusion, kernels.cross_entropy) == ("te", "unfused"):
         fusion = "apex"
     chain = passes.CROSS_ENTROPY[fusion]
+    metric = passes.CROSS_ENTROPY["eager"].forward * kernels.loss_metrics
     width = shard.element_bytes
     forward: tuple[float, ...]
     backward: tuple[float, ...]
     saved, forward, backward = {
         "te": (width, (), ()),
+        "fused": (width, (), ()),
         "compile": (width, (), (width,)),
         "apex": (4.0, (width,), (width,)),
         "eager": (4.0, (width, 4.0), (4.0, 4.0)),
@@ -149,7 +155,10 @@ def _cross_entropy(shard: Shard, columns: int) -> Module:
         )
     return Module(
         "cross_entropy",
-        forward=pass_ops("cross_entropy", "cross_entropy", shard, elements, chain.forward),
+        forward=(
+            *pass_ops("cross_entropy", "cross_entropy", shard, elements, chain.forward),
+            *pass_ops("loss_metric", "cross_entropy", shard, elements, metric),
+        ),
         dgrad=pass_ops("cross_entropy", "cross_entropy", shard, elements, chain.dgrad),
         saved_bytes=elements * saved,
         forward_bytes=tuple(elements * each for each in forward),

@@ -104,35 +104,99 @@ def table_bytes_per_parameter(precision: Precision, embedding_dim: int) -> float
     return width + state_bytes(precision)
 
 
-def optimizer_ops(
-    parameters: float, shard_count: int, precision: Precision, zero: int = 1
-) -> tuple[Op, ...]:
-    """Return the fused update of this rank's shard of `parameters`, cut in `shard_count`.
+#: kernels of an Adam that is not fused: fp32 tensors read, written, the gradient among the former
+#: (Composer optim/decoupled_weight_decay.py, `adamw`, without weight decay; PyTorch
+#: optim/adam.py, `_multi_tensor_adam`, has as many bytes)
+_ADAM_STEPS = (
+    ("decay_first", 1, 1, False),
+    ("add_gradient", 1, 1, True),
+    ("decay_second", 1, 1, False),
+    ("add_square", 1, 1, True),
+    ("root", 1, 1, False),
+    ("correct", 1, 1, False),
+    ("add_epsilon", 1, 1, False),
+    ("apply", 3, 1, False),
+)
+#: optimizers that write the compute copy in their one kernel (Transformer Engine's FusedAdam with
+#: narrow states, Megatron-LM `--use-precision-aware-optimizer`) and read gradients as they are
+_AWARE = ("adam_bf16_states", "adam_fp8_states")
 
-    It reads gradient, fp32 parameter and state and writes the fp32 parameter, the state and the
-    compute copy. Under zero 3 the gradient is as wide as the parameter and there is no copy.
+
+def optimizer_ops(
+    parameters: float,
+    shard_count: int,
+    precision: Precision,
+    zero: int = 1,
+    *,
+    fused: bool = True,
+) -> tuple[Op, ...]:
+    """Return the update of this rank's shard of `parameters`, cut in `shard_count`.
+
+    Fused it reads gradient, fp32 parameter and state and writes the fp32 parameter and the state;
+    otherwise every operation is a kernel. A second kernel makes the compute copy (Megatron-LM
+    optimizer/optimizer.py, `_copy_main_params_to_model_params`; DeepSpeed and InternEvo the same).
+    Under zero 3 the gradient is as wide as the parameter and there is no copy.
     """
     state, flops = _STATE[precision.optimizer]
     updated = _updated_bytes(precision)
-    gradient = updated if zero == 3 else stored_bytes(precision.gradients)
+    gradient = _gradient_bytes(precision, zero)
     copy = element_bytes(precision.compute) if _has_master(precision) and zero < 3 else 0.0
-    return (
-        elementwise_op(
-            "optimizer",
-            "optimizer",
-            "fp32",
-            parameters / shard_count,
-            gradient + updated + state,
-            updated + state + copy,
-            flops,
-        ),
-    )
+    aware = precision.optimizer in _AWARE
+    size = parameters / shard_count
+    if not fused and precision.optimizer in ("adam_fp32", "adam_bf16"):
+        ops = [
+            _pass(f"optimizer_{name}", size, read * updated + own * gradient, write * updated)
+            for name, read, write, own in _ADAM_STEPS
+        ]
+    else:
+        written = updated + state + (copy if aware else 0.0)
+        ops = [_pass("optimizer", size, gradient + updated + state, written, flops)]
+    if copy and not aware:
+        ops.append(_pass("model_parameters", size, updated, copy))
+    return tuple(ops)
 
 
-def grad_norm_op(parameters_on_rank_shard: float, precision: Precision) -> Op:
-    """Return the sum of squares of the gradients that this rank holds after the reduction."""
-    width = stored_bytes(precision.gradients)
-    return elementwise_op("grad_norm", "grad_norm", "fp32", parameters_on_rank_shard, width, 0, 2.0)
+def _pass(name: str, size: float, read: float, write: float, flops: float = 1.0) -> Op:
+    return elementwise_op(name, "optimizer", "fp32", size, read, write, flops)
+
+
+def _gradient_bytes(precision: Precision, zero: int) -> float:
+    """Bytes of a gradient as the update reads it: the parameter's where it is a copy in fp32."""
+    if zero < 3 and (not _has_master(precision) or precision.optimizer in _AWARE):
+        return stored_bytes(precision.gradients)
+    return _updated_bytes(precision)
+
+
+def gradient_ops(
+    parameters: float, precision: Precision, zero: int, *, clipping: bool
+) -> tuple[Op, ...]:
+    """Return what is done to the gradients that this rank holds after the reduction.
+
+    Narrow ones are copied to the fp32 gradients of the fp32 parameters (Megatron-LM
+    `_copy_model_grads_to_main_grads`). In fp16 the loss scale is divided out while they are
+    searched for infinities (`_amp_foreach_non_finite_check_and_unscale_`). With `clipping` their
+    squares are summed.
+    """
+    kept, width = stored_bytes(precision.gradients), _gradient_bytes(precision, zero)
+    ops = []
+    if zero < 3 and kept < width:
+        ops.append(_pass("main_gradients", parameters, kept, width, 0.0))
+    if precision.compute == "fp16":
+        ops.append(_pass("unscale", parameters, width, width))
+    if clipping:
+        norm = elementwise_op("grad_norm", "grad_norm", "fp32", parameters, width, 0, 2.0)
+        ops.append(norm)
+    return tuple(ops)
+
+
+def clip_op(parameters: float, precision: Precision, zero: int) -> Op:
+    """Return the multiplication of the gradients once their norm is known.
+
+    `torch.nn.utils.clip_grad_norm_`, FSDP's and DeepSpeed always multiply; Megatron-LM does where
+    the norm exceeds its bound, as it does in the first steps that benchmarks run.
+    """
+    width = _gradient_bytes(precision, zero)
+    return _pass("clip", parameters, width, width)
 
 
 def zero_gradients_op(parameters: float, precision: Precision) -> Op:

@@ -6,8 +6,8 @@ A pass is one kernel over a tensor. Its traffic counts tensors of the compute fo
 - `te`: every norm, rotary, gated activation, softmax, bias-dropout-add and cross-entropy is one
   kernel (Transformer Engine; its norm backward also makes the parameter gradients).
 - `apex`: fused norm with a second kernel for the parameter gradients, fused scale-mask-softmax,
-  jit-fused activation and bias-dropout-add; rotary and cross-entropy as in eager (Megatron-LM
-  core before Transformer Engine).
+  jit-fused activation and bias-dropout-add; rotary as in eager; cross-entropy by the calls of
+  core/tensor_parallel/cross_entropy.py (Megatron-LM before Transformer Engine).
 - `compile`: chains of pointwise kernels and a reduction become one kernel (TorchInductor).
 - `eager`: one kernel per PyTorch call, as the Hugging Face modules write them; LayerNorm, GELU and
   softmax are single calls, RMSNorm, SwiGLU and rotary are several.
@@ -136,7 +136,7 @@ SOFTMAX: dict[str, Passes] = {
     ),
 }
 
-_CE_EAGER = Passes(
+_CE_MEGATRON = Passes(
     (
         Pass("_to_fp32", 1, 0, 0, 1),
         Pass("_max", 0, 0, 1, 0),
@@ -147,10 +147,21 @@ _CE_EAGER = Passes(
     ),
     (Pass("_dx", 0, 0, 1, 1), Pass("_from_fp32", 0, 1, 1, 0)),
 )
-#: fusion -> cross-entropy over the logits of this rank
+#: fusion, or a choice of its own -> cross-entropy over the logits of this rank
+#: - `eager`: `F.cross_entropy` under autocast: conversion and log-softmax; the gradient of the
+#:   picked values is a cleared tensor of which one value per token is set.
+#: - `fused`: apex and flash-attn `xentropy`: maximum and sum in one read, gradient in place.
 CROSS_ENTROPY: dict[str, Passes] = {
     "te": Passes((Pass("", 2, 1),), (Pass("_dx", 1, 1),)),
+    "fused": Passes((Pass("", 1, 0),), (Pass("_dx", 1, 1),)),
     "compile": Passes((Pass("_max", 1, 0), Pass("_sum", 1, 0)), (Pass("_dx", 1, 1),)),
-    "apex": _CE_EAGER,
-    "eager": _CE_EAGER,
+    "apex": _CE_MEGATRON,
+    "eager": Passes(
+        (Pass("_to_fp32", 1, 0, 0, 1), Pass("_log_softmax", 0, 0, 1, 1)),
+        (
+            Pass("_picked_dx", 0, 0, 0, 1),
+            Pass("_log_softmax_dx", 0, 0, 2, 1),
+            Pass("_from_fp32", 0, 1, 1, 0),
+        ),
+    ),
 }

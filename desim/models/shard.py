@@ -23,7 +23,8 @@ class Shard:
     `any_layout`: the device's fp8 GEMMs take operands in any layout; Hopper's need both contiguous
     along k, Blackwell's do not (Transformer Engine user guide, FP8 current scaling). `adapters`:
     the low-rank adapters that are trained where the model is frozen. `expert` ranks share the
-    experts of a layer, `expert_tensor` the matrices of every expert.
+    experts of a layer, `expert_tensor` the matrices of every expert. `main_gradients`: gradients
+    are added to buffers that last for the step; FSDP reduces those of each micro-batch instead.
     """
 
     tensor: int
@@ -41,6 +42,7 @@ class Shard:
     adapters: Lora | None = None
     expert: int = 1
     expert_tensor: int = 1
+    main_gradients: bool = True
 
     @property
     def recipe(self) -> Recipe | None:

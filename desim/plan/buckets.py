@@ -41,10 +41,11 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class GradientWidth:
-    """Bytes of a gradient as it is kept and as it is communicated."""
+    """Bytes of a gradient as it is kept, as it is communicated, and as it is made."""
 
     kept_bytes: float
     reduced_bytes: float
+    made_bytes: float
 
     def casts(self, gradients: float) -> tuple[Op, ...]:
         """Return the conversion before a reduction, where it runs in another format."""
@@ -55,6 +56,15 @@ class GradientWidth:
                 "grad_cast", "cast", "fp32", gradients, self.kept_bytes, self.reduced_bytes
             ),
         )
+
+    def scaled(self, gradients: float) -> tuple[Op, ...]:
+        """Return the division by the ranks, in the format that is reduced.
+
+        Megatron-LM scales a bucket before it is reduced (`gradient_scaling_factor`, earlier `grad
+        /= world size`), DeepSpeed divides, InternEvo copies tensors into a flat one instead.
+        """
+        width = self.reduced_bytes
+        return (elementwise_op("grad_scale", "copy", "fp32", gradients, width, width),)
 
 
 def make_buckets(
@@ -160,6 +170,7 @@ def reduce_bucket(
     `frees` gives back the whole gradients that `WholeGradients` took.
     """
     emit.kernels(width.casts(bucket.parameters))
+    emit.kernels(width.scaled(bucket.parameters))
     size = bucket.parameters * width.reduced_bytes
     name = "expert grad reduce" if bucket.expert else "grad reduce"
     mark = groups.of(bucket.expert).reduce(emit, size, scatter=scatter, beside=beside, name=name)

@@ -61,6 +61,11 @@ class Plan:
         return self.context.scenario
 
 
+def reduced_at_once(scenario: Scenario) -> bool:
+    """Whether FSDP reduces the gradients of every micro-batch, which no buffer gathers then."""
+    return scenario.parallel.zero == 3 and scenario.policies.fsdp.reduce_every_micro_batch
+
+
 def shard_of(scenario: Scenario) -> Shard:
     """The part of the model that one rank holds."""
     parallel, workload = scenario.parallel, scenario.workload
@@ -81,6 +86,7 @@ def shard_of(scenario: Scenario) -> Shard:
         adapters=workload.adapters,
         expert=parallel.expert,
         expert_tensor=parallel.expert_tensor or parallel.tensor,
+        main_gradients=not reduced_at_once(scenario),
     )
 
 

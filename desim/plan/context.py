@@ -98,8 +98,9 @@ class Context:
 
     @property
     def gradient_width(self) -> GradientWidth:
-        """Both of them."""
-        return GradientWidth(self.gradient_bytes, self.reduced_bytes)
+        """Both of them, and that of the compute format, which the backward pass makes."""
+        made = element_bytes(self.scenario.workload.precision.compute)
+        return GradientWidth(self.gradient_bytes, self.reduced_bytes, made)
 
     @property
     def recipe(self) -> Recipe | None:

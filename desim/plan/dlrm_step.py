@@ -34,7 +34,8 @@ def dlrm_programs(context: Context) -> list[Program]:
     step = _step(context, chunk)
     emit = context.emitter()
     emit.phase = "optimizer"
-    emit.kernels(optimizer_ops(parameters, 1, scenario.workload.precision))
+    fused = scenario.kernels.fused_optimizer
+    emit.kernels(optimizer_ops(parameters, 1, scenario.workload.precision, fused=fused))
     update = emit.finish()
     for _ in range(scenario.run.steps + 1):
         for micro_batch in range(context.micro_batches):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
@@ -12,6 +12,7 @@ from desim.plan.template import NOTHING, START
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from desim.models.op import Op
     from desim.plan.buckets import GradientWidth
     from desim.plan.data_groups import DataGroups
     from desim.plan.stages import Chunk
@@ -120,11 +121,28 @@ class ShardLayers(Hooks):
         emit.memory("gathered parameters", -self._gathered[position])
         self._freed.append(emit.now())
 
+    def _prepared(self, size: float) -> tuple[Op, ...]:
+        """Return what brings a layer's gradients into the buffer that is reduced.
+
+        FSDP2 copies and converts them in one kernel (`_chunk_cat`) and lets NCCL average. FSDP1's
+        gradients of views are joined to that of the flat parameter (backward of `split`), converted
+        and divided in part before the reduction (`_div_if_needed`, `_gradient_predivide_factor`).
+        """
+        width = self._width
+        made, reduced = width.made_bytes, width.reduced_bytes
+        if self._fsdp.per_parameter:
+            return (elementwise_op("grad copy in", "copy", "bf16", size, made, reduced, 0.0),)
+        return (
+            elementwise_op("grad flatten", "copy", "bf16", size, made, made, 0.0),
+            *replace(width, kept_bytes=made).casts(size),
+            *width.scaled(size),
+        )
+
     def _reduce_layer(self, emit: Emitter, size: float) -> None:
         if not size:
             return
         phase, emit.phase = emit.phase, "gradients"
-        emit.kernels(self._width.casts(size))
+        emit.kernels(self._prepared(size))
         whole = size * self._width.reduced_bytes
         self._groups.reduce(emit, whole, scatter=True, beside=True, name="grad reduce")
         emit.phase = phase

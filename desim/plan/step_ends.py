@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from desim.models.elementwise import elementwise_op
 from desim.models.op import Comm
 from desim.models.optimizer import (
+    clip_op,
     fsdp_gradient_bytes,
-    grad_norm_op,
+    gradient_ops,
     optimizer_ops,
     updated_gradient_bytes,
     zero_gradients_op,
@@ -170,12 +171,14 @@ class StepEnds:
         self._norm_gradients(emit)
         self._tied_embeddings(emit)
         self._reduced_back(emit)
-        if not self._policies.gradient_clipping:
-            return emit.finish()
         precision = context.scenario.workload.precision
+        clipping = self._policies.gradient_clipping
         emit.phase = "optimizer"
         for parameters, shards in self._parts:
-            emit.kernel(grad_norm_op(parameters / shards, precision))
+            size = parameters / shards
+            emit.kernels(gradient_ops(size, precision, self._zero, clipping=clipping))
+        if not clipping:
+            return emit.finish()
         if post_validated(context):
             self._pass_norm_on(emit)
         elif context.mesh.num_ranks > 1:
@@ -190,7 +193,7 @@ class StepEnds:
         kept = self._context.gradient_bytes
         if self._zero == 3:
             kept = fsdp_gradient_bytes(self._context.scenario.workload.precision)
-        back = GradientWidth(self._context.reduced_bytes, kept)
+        back = GradientWidth(self._context.reduced_bytes, kept, kept)
         if self._context.scenario.workload.precision.reduce is not None:
             for parameters, shards in self._parts:
                 emit.kernels(back.casts(parameters / shards))
@@ -271,8 +274,11 @@ class StepEnds:
         # Given back in the same place: a step may be cut right behind its update.
         emit.memory("workspace", converted)
         emit.memory("workspace", -converted)
+        fused = self._context.scenario.kernels.fused_optimizer
         for parameters, shards in self._parts:
-            emit.kernels(optimizer_ops(parameters, shards, precision, self._zero))
+            if self._policies.gradient_clipping:
+                emit.kernel(clip_op(parameters / shards, precision, self._zero))
+            emit.kernels(optimizer_ops(parameters, shards, precision, self._zero, fused=fused))
         return emit.finish()
 
 

@@ -143,10 +143,23 @@ class Kernels(Spec):
     """What fuses elementwise kernels: nothing, apex, torch.compile, or Transformer Engine."""
     te_version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")] = "2.11"
     """Version of Transformer Engine, in quotes; it decides which buffers `fusion: te` keeps."""
-    cross_entropy: Literal["auto", "unfused", "eager"] = "auto"
+    cross_entropy: Literal["auto", "fused", "unfused", "eager"] = "auto"
     """Cross-entropy: `auto` as `fusion` says; `unfused` Megatron-LM's own chain with fp32 logits
-    beside Transformer Engine (its default, without `--cross-entropy-loss-fusion`); `eager`
-    PyTorch's own beside compiled blocks."""
+    beside Transformer Engine (its default, without `--cross-entropy-loss-fusion`); `fused` one
+    kernel each way that writes the gradient over the logits (apex and flash-attn `xentropy`);
+    `eager` PyTorch's own beside compiled blocks."""
+    loss_metrics: Annotated[int, Ge(0)] = 0
+    """Times the loss of every micro-batch is computed again for training metrics, by PyTorch's own
+    calls in fp32 (Composer's cross-entropy and perplexity: 2)."""
+    rotary: Literal["auto", "fused"] = "auto"
+    """Rotary positions: `auto` as `fusion` says; `fused` one kernel each way (flash-attn)."""
+    packed_attention: bool = False
+    """Whether attention reads queries, keys and values as their projection packs them (flash-attn's
+    `qkvpacked` functions); false: what copies them, and their gradients, is as `fusion` says."""
+    optimizer: Literal["auto", "fused", "unfused"] = "auto"
+    """Kernels of the update: `fused` one pass over memory (apex FusedAdam, PyTorch `fused=True`);
+    `unfused` a kernel per operation (PyTorch's default foreach, Composer's DecoupledAdamW); `auto`
+    fused with `fusion: te` and `apex`."""
     cuda_graphs: bool = False
     """Whether a pass is launched as one graph."""
     launch_s: Seconds | None = Field(alias="launch", default=None)
@@ -161,6 +174,13 @@ class Kernels(Spec):
     nccl_version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")] = "2.26"
     """Version of NCCL, in quotes: before 2.22 it connects rings and trees of every communicator at
     once, later on first use, which decides what it takes of device memory."""
+
+    @property
+    def fused_optimizer(self) -> bool:
+        """Whether the optimizer's update is one pass over memory."""
+        if self.optimizer == "auto":
+            return self.fusion in ("te", "apex")
+        return self.optimizer == "fused"
 
     def te_at_least(self, major: int, minor: int) -> bool:
         """Whether Transformer Engine is of this version or later."""

@@ -43,13 +43,15 @@ def gradients_done_ps(played: Played, micro_batch: int) -> list[int]:
 
 @pytest.mark.parametrize("zero", [0, 1])
 def test_a_bucket_is_reduced_once_its_gradients_are_there(zero: int) -> None:
-    """During the last micro-batch only: before that gradients are still added to."""
+    """During the last micro-batch only, and once they are divided by the ranks."""
     played = replicas(zero, grad_reduce="bucketed")
     spans = played.spans()
     rows = played.rows(name="grad reduce")
     done = gradients_done_ps(played, micro_batch=1)
-    assert len(rows) == len(done) > 3
-    for row, ready, before in zip(rows, done, [None, *rows], strict=False):
+    scaled = [spans.end_ps[row] for row in played.rows(name="grad_scale")]
+    assert len(rows) == len(done) == len(scaled) > 3
+    assert all(after > before for after, before in zip(scaled, done, strict=True))
+    for row, ready, before in zip(rows, scaled, [None, *rows], strict=False):
         after = [] if before is None else [spans.end_ps[before]]
         assert spans.ready_ps[row] == max(ready, spans.issue_ps[row], *after)
     assert {played.record.kinds[spans.kind[row]] for row in rows} == {

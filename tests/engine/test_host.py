@@ -38,7 +38,7 @@ def test_a_fast_host_runs_ahead_until_it_reads_the_norm() -> None:
     norm = played.rows(name="grad_norm")[0]
     assert (np.diff(spans.issue_ps[: norm + 1]) == 100_000).all()
     assert spans.issue_ps[norm] < spans.end_ps[norm] // 2
-    (update,) = played.rows(name="optimizer")
+    (update,) = played.rows(name="clip")
     assert update == norm + 1
     assert spans.issue_ps[update] == spans.end_ps[norm] + 100_000
     assert spans.start_ps[update] == spans.issue_ps[update]
@@ -48,7 +48,7 @@ def test_a_host_that_logs_the_loss_waits_once_per_step() -> None:
     played = play(job(**ONE, kernels={"launch": "0.1 us"}, policies__sync="step", run__steps=2))
     spans = played.spans()
     first = played.rows(name="zero_gradients")
-    updates = played.rows(name="optimizer")
+    updates = played.rows(name="model_parameters")
     held = np.flatnonzero(np.diff(spans.issue_ps) != 100_000) + 1
     assert held.tolist() == [first[1]]
     assert spans.issue_ps[first[1]] == spans.end_ps[updates[0]] + 100_000

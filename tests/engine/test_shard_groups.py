@@ -135,7 +135,7 @@ def test_the_largest_share_is_updated_while_others_wait() -> None:
 
 def updated(played: Played) -> float:
     """Parameters of the rank's optimizer step: 12 FLOPs each (Adam)."""
-    return sum(op.flops for op in played.plan.context.tables.ops if op.kind == "optimizer") / 12.0
+    return sum(op.flops for op in played.plan.context.tables.ops if op.name == "optimizer") / 12.0
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 8])

@@ -87,6 +87,10 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
     if kernels.cross_entropy == kernels.fusion:
         text = "has no effect: it is the chain that `fusion` names"
         yield Finding("kernels.cross_entropy", text, kernels.cross_entropy, note=True)
+    positions = getattr(scenario.workload.model, "position", None)
+    if kernels.rotary == "fused" and positions != "rope":
+        text = "has no effect: the model has no rotary positions"
+        yield Finding("kernels.rotary", text, "fused", note=True)
     if policies.zero_partition != usual.zero_partition and scenario.parallel.zero != 1:
         text = "has no effect: only parallel.zero: 1 can give out whole tensors"
         yield Finding("policies.zero_partition", text, policies.zero_partition, note=True)
