@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.kernels.attention import attention_time, choose_backend
@@ -9,6 +10,8 @@ from desim.kernels.gemm import gemm_time
 from desim.kernels.grouped_gemm import grouped_gemm_time
 from desim.kernels.measured import open_tables
 from desim.kernels.memory_bound import memory_bound_time
+from desim.kernels.software import stack
+from desim.kernels.spread import slowest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
     from desim.models.op import Op
     from desim.spec.hardware import Device
     from desim.spec.policy import Kernels
+    from desim.spec.scenario import Scenario
+
+
+def kernel_model(scenario: Scenario) -> KernelModel:
+    """Return the times of ops on the slowest device of a scenario's job."""
+    cluster = scenario.cluster
+    return KernelModel(slowest_of(cluster.system.device, cluster.devices), scenario.kernels)
 
 
 class KernelModel:
@@ -37,6 +47,7 @@ class KernelModel:
         self.device = device
         self.kernels = kernels
         self.notes: tuple[str, ...] = ()
+        self._gap_s = stack(kernels).gap_s
         self._known: dict[Op, KernelTime] = {}
         self._backend = kernels.attention
         if kernels.attention != "unfused":
@@ -71,4 +82,7 @@ class KernelModel:
         if measured is not None:
             return measured
         cost = self._costs.get(op.kind)
-        return cost(op) if cost else memory_bound_time(op, self.device)
+        found = cost(op) if cost else memory_bound_time(op, self.device)
+        if self._gap_s:
+            found = replace(found, floor_s=found.floor_s + self._gap_s)
+        return found

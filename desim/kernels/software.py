@@ -32,6 +32,7 @@ class Stack:
     `group_launch_s` per group of a grouped GEMM, `launch_s` per other kernel,
     `collective_launch_s` per collective or send/recv, `graph_launch_s` per forward or backward
     pass where `graphs` holds: then kernels and collectives cost nothing.
+    `gap_s` is idle time of the device before each kernel.
     """
 
     launch_s: float
@@ -39,6 +40,12 @@ class Stack:
     graph_launch_s: float = 10e-6
     group_launch_s: float = 9e-6
     graphs: bool = False
+    gap_s: float = 0.0
+
+
+#: From the end of a kernel to the start of the next where the host waits for each: the driver's
+#: return from the synchronisation, the Python and dispatcher time of the next call, its launch.
+_BLOCKED_GAP_S = 40e-6
 
 
 #: fusion -> host times without graphs
@@ -53,6 +60,8 @@ _STACKS: dict[str, Stack] = {
 def stack(kernels: Kernels) -> Stack:
     """Return the host times of the scenario's software stack, with the scenario's own launch."""
     chosen = replace(_STACKS[kernels.fusion], graphs=kernels.cuda_graphs)
+    if kernels.blocking_launch:
+        chosen = replace(chosen, gap_s=_BLOCKED_GAP_S)
     if kernels.launch_s is not None:
         chosen = replace(chosen, launch_s=kernels.launch_s)
     return chosen

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from desim.kernels.model import KernelModel
+from desim.kernels.model import kernel_model
 from desim.kernels.software import stack
 from desim.models.build import build_layers
 from desim.models.shard import Shard
@@ -147,7 +147,7 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
         context.data_groups.shard,
     )
     program_of = mesh.coordinate("pp")
-    kernels = KernelModel(scenario.cluster.system.device, scenario.kernels)
+    kernels = kernel_model(scenario)
     kernel_times = tuple(kernels.time(op) for op in context.tables.ops)
     return Plan(
         context=context,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from desim.kernels.model import KernelModel
+from desim.kernels.model import kernel_model
 from desim.network.topology import build_topology
 from desim.plan.schedules import AUTOMATIC, FOLDED_BACK, SCHEDULES, SPLIT
 from desim.plan.schedules.automatic import automatic
@@ -70,7 +70,7 @@ def _costs(context: Context, stages: list[Chunks], message_bytes: float) -> Cost
     beside = scenario.policies.overlap.pipeline == "async"
     op = CommOp(SLOT["send_forward"], "send_recv", round(message_bytes), beside)
     message = tables.comm(op)
-    kernels = KernelModel(scenario.cluster.system.device, scenario.kernels)
+    kernels = kernel_model(scenario)
     kernel_s = np.array([kernels.time(op).alone_s for op in tables.ops])
     comm_s = _comm_seconds(context)
     exposed_s = np.array(

@@ -77,6 +77,9 @@ class DeviceKernels(Spec):
     short GEMMs do not hide (of Ampere, where a device has none measured)."""
     gemm_tile: tuple[PositiveInt, PositiveInt] = Field(strict=False)
     """Rows and columns of the output tile of the GEMM kernels that large shapes use."""
+    clock_spread: Annotated[float, Ge(0), Lt(0.2)] = 0.0
+    """Standard deviation, from device to device, of the time of a compute-bound kernel under the
+    power cap, as a share; a job runs at the pace of its slowest device."""
     floor_s: Seconds = Field(alias="floor")
     """Shortest time between the starts of two dependent kernels of one stream."""
     attention: dict[AttentionBackend, AttentionEfficiency]

@@ -162,6 +162,9 @@ class Kernels(Spec):
     fused with `fusion: te` and `apex`."""
     cuda_graphs: bool = False
     """Whether a pass is launched as one graph."""
+    blocking_launch: bool = False
+    """Whether the host waits for each kernel before it launches the next (the environment variable
+    CUDA_LAUNCH_BLOCKING)."""
     launch_s: Seconds | None = Field(alias="launch", default=None)
     """Host time to launch one kernel; the stack's constant where left out."""
     tables: str = "auto"
