@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from desim.spec.hardware import Device
 
 #: Blom's constant for the expected extreme of normal samples (Blom 1958, Statistical Estimates and
-#: Transformed Beta-Variables): the mean of the largest of n lies at the quantile (n - a)/(n + 1 - 2a).
+#: Transformed Beta-Variables): the largest of n lies on average at quantile (n - a)/(n + 1 - 2a).
 _BLOM = 0.375
 
 
