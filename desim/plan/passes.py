@@ -103,7 +103,11 @@ def backward_layer(
     for part in reversed(range(len(layer.modules))):
         emit.phase = "recompute"
         for again in keep.again.get(part, ()):
-            _again(emit, layer.modules[again], keep.restored_bytes[again], policy)
+            module = layer.modules[again]
+            if keep.stop is not None and again >= keep.stop:
+                emit.memory("activations", keep.restored_bytes[again])
+            else:
+                _again(emit, module, keep.restored_bytes[again], policy)
         emit.phase = "backward"
         _backward(emit, layer.modules[part], policy)
         for hook in () if policy.split else hooks:

@@ -80,6 +80,7 @@ class StageStep:
             self._policies.recompute,
             self._policies.recompute_modules,
             self._policies.recompute_layers,
+            self._policies.recompute_early_stop,
         )
         self._policy = PassPolicy(
             self._policies.overlap.tensor, recompute, self._zero == 3, self._split

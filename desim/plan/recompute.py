@@ -33,6 +33,7 @@ class Recompute:
     kind: Literal["none", "selective", "per_op", "full"] = "none"
     modules: tuple[str, ...] = ("core_attention",)
     layers: int | None = None
+    early_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Keeping:
     kept_bytes: tuple[float, ...]
     again: Mapping[int, tuple[int, ...]]
     restored_bytes: tuple[float, ...]
+    stop: int | None = None
 
 
 def keeping(layer: Layer, policy: Recompute) -> Keeping:
@@ -59,8 +61,22 @@ def keeping(layer: Layer, policy: Recompute) -> Keeping:
     if policy.kind == "full":
         run = tuple(range(len(modules)))
         kept = (layer.input_bytes, *(0.0 for _ in run[1:]))
-        return Keeping(kept, {run[-1]: run}, _difference(saved, kept))
+        stop = _stop(modules) if policy.early_stop else None
+        return Keeping(kept, {run[-1]: run}, _difference(saved, kept), stop)
     return _selective(modules, policy.modules)
+
+
+def _stop(modules: tuple[Module, ...]) -> int:
+    """Return the first module from which on no module saves more than what it was given.
+
+    PyTorch's non-reentrant checkpoint stops once every saved tensor is there again
+    (`torch.utils.checkpoint.set_checkpoint_early_stop`): a block without dropout leaves out the
+    last matrix product, a third of the MLP.
+    """
+    stop = len(modules)
+    while stop and modules[stop - 1].saved_bytes <= modules[stop - 1].saved_input_bytes:
+        stop -= 1
+    return stop
 
 
 def _per_op(layer: Layer) -> Keeping:

@@ -144,3 +144,18 @@ def test_memory_and_time_of_the_modes_are_ordered() -> None:
     assert len(set(times)) == 3
     assert held == sorted(held, reverse=True)
     assert len(set(held)) == 3
+
+
+def test_an_early_stop_leaves_out_the_last_matrix_product() -> None:
+    whole = again(played(recompute="full"))
+    early = again(played(recompute="full", recompute_early_stop=True))
+    assert {name for name in whole if name not in early} >= {"down"}
+    assert "up" in early or "gate_up" in early
+
+
+def test_an_early_stop_makes_a_dropout_mask_again() -> None:
+    shard = Shard(1, True, 1, 1, 1, TOKENS, Precision(), Kernels())
+    dropped = transformer_block(LLAMA.model_copy(update={"dropout": 0.1}), shard)
+    policy = Recompute("full", early_stop=True)
+    assert keeping(dropped, policy).stop == len(dropped.modules)
+    assert keeping(block(), policy).stop < len(block().modules)
