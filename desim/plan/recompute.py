@@ -67,16 +67,16 @@ def keeping(layer: Layer, policy: Recompute) -> Keeping:
 
 
 def _stop(modules: tuple[Module, ...]) -> int:
-    """Return the first module from which on no module saves more than what it was given.
+    """Return the first module from which on nothing is needed that is saved.
 
     PyTorch's non-reentrant checkpoint stops once every saved tensor is there again
     (`torch.utils.checkpoint.set_checkpoint_early_stop`): a block without dropout leaves out the
-    last matrix product, a third of the MLP.
+    last matrix product, a third of the MLP. A module is needed for what it makes and saves, and for
+    its result where the next one saves it.
     """
-    stop = len(modules)
-    while stop and modules[stop - 1].saved_bytes <= modules[stop - 1].saved_input_bytes:
-        stop -= 1
-    return stop
+    makes = [part + 1 for part, m in enumerate(modules) if m.saved_bytes > m.saved_input_bytes]
+    takes = [part for part, m in enumerate(modules) if m.saved_input_bytes]
+    return max((0, *makes, *takes))
 
 
 def _per_op(layer: Layer) -> Keeping:
