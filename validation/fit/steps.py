@@ -36,7 +36,7 @@ HUBER = 0.05
 #: Standard deviation of the pull to the constants as they are.
 PULL = 0.1
 #: Rows whose simulation is long are left out of the fit.
-PASSES = 3000
+PASSES = 700
 LOW = ("fp8", "fp4")
 
 Change = Callable[[System, float], System]
