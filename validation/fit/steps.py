@@ -190,9 +190,7 @@ def main() -> None:
     given = parser.parse_args()
     work = list(_work(given.every))
     with ProcessPoolExecutor(given.jobs) as pool:
-        found = np.array(
-            list(pool.map(_sensitivities, [(s, m) for _, s, m in work], chunksize=4))
-        )
+        found = np.array(list(pool.map(_sensitivities, [(s, m) for _, s, m in work], chunksize=4)))
     rows = Rows(found[:, 0], found[:, 1:], np.array([family for family, _, _ in work]))
     logs = fit(rows)
     print(f"{len(rows.errors)} rows")
