@@ -139,8 +139,15 @@ def _changed(scenario: Scenario, change: Change) -> Scenario:
     )
 
 
-def _sensitivities(work: tuple[Scenario, float]) -> list[float]:
-    scenario, measured = work
+def _sensitivities(work: tuple[Scenario, float]) -> list[float] | None:
+    """Return a row's error and slopes, or None where it cannot be played."""
+    try:
+        return _slopes(*work)
+    except AssertionError:
+        return None
+
+
+def _slopes(scenario: Scenario, measured: float) -> list[float]:
     simulated = api.predict(scenario).step_time_s
     slopes = []
     for change in CONSTANTS.values():
@@ -193,6 +200,7 @@ def main() -> None:
         found = np.array(list(pool.map(_sensitivities, [(s, m) for _, s, m in work], chunksize=4)))
     rows = Rows(found[:, 0], found[:, 1:], np.array([family for family, _, _ in work]))
     logs = fit(rows)
+    np.savez("/tmp/d3/fit.npz", errors=rows.errors, slopes=rows.slopes, families=rows.families)
     print(f"{len(rows.errors)} rows")
     for name, log in zip(CONSTANTS, logs, strict=True):
         print(f"{name:28} x {np.exp(log):.3f}")
