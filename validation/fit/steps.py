@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import desim.api as api
+from desim.errors import DesimError
 from desim.spec.hardware import System
 from desim.spec.scenario import Scenario
 from desim.validate.assumptions import UnscoredError, load_assumptions
@@ -36,7 +37,7 @@ HUBER = 0.05
 #: Standard deviation of the pull to the constants as they are.
 PULL = 0.1
 #: Rows whose simulation is long are left out of the fit.
-PASSES = 700
+PASSES = 1000
 LOW = ("fp8", "fp4")
 
 Change = Callable[[System, float], System]
@@ -142,8 +143,9 @@ def _changed(scenario: Scenario, change: Change) -> Scenario:
 def _sensitivities(work: tuple[Scenario, float]) -> list[float] | None:
     """Return a row's error and slopes, or None where it cannot be played."""
     try:
-        return _slopes(*work)
-    except AssertionError:
+        found = _slopes(*work)
+        return found if np.all(np.isfinite(found)) else None
+    except (AssertionError, DesimError):
         return None
 
 
@@ -200,7 +202,6 @@ def main() -> None:
         found = np.array(list(pool.map(_sensitivities, [(s, m) for _, s, m in work], chunksize=4)))
     rows = Rows(found[:, 0], found[:, 1:], np.array([family for family, _, _ in work]))
     logs = fit(rows)
-    np.savez("/tmp/d3/fit.npz", errors=rows.errors, slopes=rows.slopes, families=rows.families)
     print(f"{len(rows.errors)} rows")
     for name, log in zip(CONSTANTS, logs, strict=True):
         print(f"{name:28} x {np.exp(log):.3f}")

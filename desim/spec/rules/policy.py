@@ -81,6 +81,18 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
         )
         hint = "recompute: none is faster, full or recompute_modules: [norm, activation] frees more"
         yield Finding("policies.recompute", text, "selective", hint, note=True)
+    if policies.zero_partition != usual.zero_partition and scenario.parallel.zero != 1:
+        text = "has no effect: only parallel.zero: 1 can give out whole tensors"
+        yield Finding("policies.zero_partition", text, policies.zero_partition, note=True)
+    if policies.sync == "grad_norm" and not policies.gradient_clipping:
+        text = "has no effect without gradient_clipping: no norm is read back"
+        hint = "sync: step lets the host wait once a step"
+        yield Finding("policies.sync", text, "grad_norm", hint, note=True)
+
+
+def kernels_have_effect(scenario: Scenario) -> Iterator[Finding]:
+    """Kernels that are chosen but never launched are named, not refused."""
+    kernels = scenario.kernels
     if kernels.cross_entropy == "unfused" and kernels.fusion != "te":
         text = f"has no effect: fusion: {kernels.fusion} has a chain of its own"
         yield Finding("kernels.cross_entropy", text, "unfused", note=True)
@@ -91,13 +103,6 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
     if kernels.rotary == "fused" and positions != "rope":
         text = "has no effect: the model has no rotary positions"
         yield Finding("kernels.rotary", text, "fused", note=True)
-    if policies.zero_partition != usual.zero_partition and scenario.parallel.zero != 1:
-        text = "has no effect: only parallel.zero: 1 can give out whole tensors"
-        yield Finding("policies.zero_partition", text, policies.zero_partition, note=True)
-    if policies.sync == "grad_norm" and not policies.gradient_clipping:
-        text = "has no effect without gradient_clipping: no norm is read back"
-        hint = "sync: step lets the host wait once a step"
-        yield Finding("policies.sync", text, "grad_norm", hint, note=True)
 
 
 def recompute_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
@@ -265,6 +270,7 @@ RULES = (
     Rule(interleaving_rounds, (*_SCHEDULE, *_BATCH)),
     Rule(virtual_stages_are_used, _SCHEDULE),
     Rule(zero_bubble_fits, (*_SCHEDULE, "policies")),
+    Rule(kernels_have_effect, ("kernels", "workload.model")),
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(recompute_choices_are_used, ("policies", "workload.model")),
     Rule(
