@@ -71,18 +71,23 @@ class KernelModel:
         }
 
     def time(self, op: Op) -> KernelTime:
-        """Return what `op` costs alone: measured where a table knows it, else modelled."""
+        """Return what `op` costs in a step: measured where a table knows it, else modelled."""
         found = self._known.get(op)
         if found is None:
             found = self._known[op] = self._compute(op)
         return found
 
     def _compute(self, op: Op) -> KernelTime:
-        measured = self._tables(op) if self._tables else None
-        if measured is not None:
-            return measured
-        cost = self._costs.get(op.kind)
-        found = cost(op) if cost else memory_bound_time(op, self.device)
-        if self._gap_s:
-            found = replace(found, floor_s=found.floor_s + self._gap_s)
-        return found
+        found = self._tables(op) if self._tables else None
+        if found is None:
+            cost = self._costs.get(op.kind)
+            found = cost(op) if cost else memory_bound_time(op, self.device)
+        share = self.device.kernels.in_step
+        if share == 1 and not self._gap_s:
+            return found
+        return replace(
+            found,
+            compute_s=found.compute_s / share,
+            memory_s=found.memory_s / share,
+            floor_s=found.floor_s + self._gap_s,
+        )
