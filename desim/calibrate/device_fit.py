@@ -150,7 +150,7 @@ def _error(name: str, rows: Sequence[MeasuredRow], before: Device, after: Device
         backend = rows[0].backend if rows[0].op.kind == "attention" else "unfused"
         kernels = Kernels(attention=cast("AttentionBackend", backend), tables="none")
         model = KernelModel(device, kernels)
-        times = np.array([model.time(row.op).alone_s for row in rows])
+        times = np.array([model.alone(row.op).alone_s for row in rows])
         errors = np.abs(times / np.array([row.seconds for row in rows]) - 1)
         both.append((float(np.median(errors)), float(np.quantile(errors, 0.9))))
     return Error(name, len(rows), both[0], both[1])

@@ -77,12 +77,16 @@ class KernelModel:
             found = self._known[op] = self._compute(op)
         return found
 
-    def _compute(self, op: Op) -> KernelTime:
+    def alone(self, op: Op) -> KernelTime:
+        """Return what `op` costs with nothing before or beside it: measured or modelled."""
         found = self._tables(op) if self._tables else None
-        if found is None:
-            cost = self._costs.get(op.kind)
-            found = cost(op) if cost else memory_bound_time(op, self.device)
-        share = self.device.kernels.in_step
+        if found is not None:
+            return found
+        cost = self._costs.get(op.kind)
+        return cost(op) if cost else memory_bound_time(op, self.device)
+
+    def _compute(self, op: Op) -> KernelTime:
+        found, share = self.alone(op), self.device.kernels.in_step
         if share == 1 and not self._gap_s:
             return found
         return replace(

@@ -41,7 +41,8 @@ def _page(
     yield f"    python -m desim {shlex.join(command)}"
     yield ""
     yield "Errors are simulated / measured - 1. Where a row is silent, what was assumed stands in"
-    yield f"`{comparison.assumptions.name}`, written per source before errors were looked at."
+    name = comparison.assumptions.name
+    yield f"`{name}`, written per source; what was settled after errors were seen says so there."
     if comparison.of_memory:
         for key in ("allocated", "reserved"):
             yield from _memory(comparison, readings, key)

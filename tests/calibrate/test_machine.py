@@ -48,7 +48,7 @@ class Formula:
         if case.op.kind == "rotary":
             raise NotPossible("no rotary here")
         kernels = Kernels(attention=case.backend or "unfused")  # type: ignore[arg-type]
-        return [KernelModel(self.device, kernels).time(case.op).alone_s * x for x in (0.9, 1, 1.1)]
+        return [KernelModel(self.device, kernels).alone(case.op).alone_s * x for x in (0.9, 1, 1.1)]
 
 
 def ignore(*_: object) -> None:
