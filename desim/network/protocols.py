@@ -130,7 +130,7 @@ def _measured(system: System, kernel: Kernel, name: str, costs: _Costs) -> Proto
     far_base_s = _BASE_US[name][kernel == "tree"] * 1e-6 if kernel != "send" else 0.0
     return Protocol(
         name=name,
-        near_factor=step_s / system.nvlink_latency_s,
+        near_factor=step_s / system.nvlink_latency_s if system.nvlink_latency_s else 0.0,
         far_factor=_FAR_STEP[name],
         near_bandwidth_factor=efficiency / system.nvlink_efficiency,
         far_bandwidth_factor=_BANDWIDTH[name],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import Field, model_validator
 
 from desim.spec.base import Bytes, PositiveInt, Seconds, Spec
@@ -152,7 +152,7 @@ class Kernels(Spec):
     beside Transformer Engine (its default, without `--cross-entropy-loss-fusion`); `fused` one
     kernel each way that writes the gradient over the logits (apex and flash-attn `xentropy`);
     `eager` PyTorch's own beside compiled blocks."""
-    loss_metrics: Annotated[int, Ge(0)] = 0
+    loss_metrics: Annotated[int, Ge(0), Le(16)] = 0
     """Times the loss of every micro-batch is computed again for training metrics, by PyTorch's own
     calls in fp32 (Composer's cross-entropy and perplexity: 2)."""
     rotary: Literal["auto", "fused"] = "auto"
