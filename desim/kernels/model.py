@@ -30,7 +30,7 @@ def kernel_model(scenario: Scenario) -> KernelModel:
 
 
 class KernelModel:
-    """Times of ops alone on a device under a software stack, each computed once.
+    """Times of ops in a step on a device under a software stack, each computed once.
 
     `tables` may take over any op from measurements: a callable that returns its time or None,
     by default the table that `kernels.tables` names. `notes` says in plain words where a choice of

@@ -29,14 +29,6 @@ def to_scenario(row: Mapping[str, str], assumptions: Assumptions) -> Scenario:
         raise UnscoredError("; ".join(str(mistake) for mistake in error.mistakes[:2])) from None
 
 
-def measured_step_time_s(row: Mapping[str, str]) -> float:
-    """Return a row's step time in s: as measured, or from tokens/s/GPU and the global batch."""
-    if row.get("measured_step_time_s"):
-        return float(row["measured_step_time_s"])
-    rate, gpus = _number(row, "measured_tokens_per_s_per_gpu"), _number(row, "num_gpus")
-    return _number(row, "global_batch") * _number(row, "seq_len") / (rate * gpus)
-
-
 def _number(row: Mapping[str, str], column: str) -> float:
     text = row.get(column, "")
     if not text:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from desim.errors import DesimError
 from desim.validate.assumptions import Assumptions, Rule, UnscoredError, load_assumptions
-from desim.validate.rows import measured_step_time_s, to_scenario
+from desim.validate.measurements import Measurement, measured_step_s
+from desim.validate.rows import to_scenario
 
 TABLES = Path(__file__).parents[2] / "validation"
 ROW = {
@@ -77,8 +78,11 @@ def test_an_impossible_row_says_why() -> None:
 
 def test_step_time_from_tokens_is_the_step_time() -> None:
     row = {**ROW, "measured_tokens_per_s_per_gpu": "512"}
-    assert measured_step_time_s(row) == pytest.approx(16 * 512 / (512 * 16))
-    assert measured_step_time_s({**row, "measured_step_time_s": "3.5"}) == 3.5
+    stated = {**row, "measured_step_time_s": "3.5"}
+    assert measured_step_s(Measurement(2, "a", "A", "own", row)) == pytest.approx(
+        16 * 512 / (512 * 16)
+    )
+    assert measured_step_s(Measurement(2, "a", "A", "own", stated)) == 3.5
 
 
 @pytest.mark.parametrize(
