@@ -66,15 +66,21 @@ def norm(
 ) -> Module:
     """Return a norm, of the residual stream unless its `rows` and `width` are given.
 
-    It saves its input; an eager RMSNorm saves it in fp32 and the normalised input instead. Where
+    It saves its input; an eager RMSNorm saves it in fp32 and the normalised input instead, one that
+    computes on a copy in fp32 that copy. Where
     it begins a branch of the residual stream it joins the gradients of branch and skip. Fused with
     the linear layer behind it (`before_linear`) it may write that layer's operand.
     """
     elements = rows * width if width else shard.split_tokens * model.hidden
-    chain = passes.NORM[model.norm, shard.kernels.fusion]
+    kernels = shard.kernels
+    fusion: str = kernels.fusion if kernels.norm == "auto" else kernels.norm
+    chain = passes.NORM[model.norm, fusion]
     dgrad = tuple(step for step in chain.dgrad if not (width and step.name == "_skip_add"))
-    eager_rms = model.norm == "rms" and shard.kernels.fusion == "eager"
-    saved = 4 + shard.element_bytes if eager_rms else shard.element_bytes
+    saved = shard.element_bytes
+    if fusion == "fused_fp32":
+        saved = 4.0
+    elif (model.norm, fusion) == ("rms", "eager"):
+        saved += 4.0
     forward = pass_ops(name, "norm", shard, elements, chain.forward)
     recipe = shard.recipe
     if before_linear and recipe is not None and recipe.norm_writes_quantized and not shard.adapters:
@@ -129,7 +135,8 @@ def activation(
     output of the SiLU, or of the ReLU that is squared.
     """
     if model.gated:
-        chain = passes.GATED[shard.kernels.fusion]
+        kernels = shard.kernels
+        chain = passes.GATED[kernels.fusion if kernels.gated == "auto" else kernels.gated]
     elif model.activation == "relu2":
         chain = passes.RELU2[shard.kernels.fusion]
     else:

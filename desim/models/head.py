@@ -93,8 +93,8 @@ def _positions(model: Transformer, shard: Shard) -> Module:
 
 
 def _accumulate(name: str, shard: Shard, elements: float) -> tuple[Op, ...]:
-    """Return the sum with the main gradients, where there are such."""
-    if not shard.main_gradients:
+    """Return the sum with the main gradients, where there are such (see `plan.accumulation`)."""
+    if not shard.main_gradients or shard.autograd_gradients:
         return ()
     read = shard.element_bytes + shard.gradient_bytes
     return (elementwise_op(name, "copy", "fp32", elements, read, shard.gradient_bytes),)

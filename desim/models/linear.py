@@ -47,16 +47,17 @@ def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int], bias: bool)
     """Return the weight's gradient, added to the main gradients, and the bias's.
 
     `te` and `apex` add inside the GEMM (Megatron-LM `gradient_accumulation_fusion`). Elsewhere the
-    GEMM writes the compute format and, where gradients are kept in another, a kernel adds it. Under
-    FSDP it writes the compute format, which is then reduced (`plan.fsdp`).
+    GEMM writes the compute format and, where gradients are kept in another, a kernel adds it; those
+    of the same format are added from the second micro-batch on (`plan.accumulation`). Under FSDP it
+    writes the compute format, which is then reduced (`plan.fsdp`).
     """
     m, n, tokens = shape
     ops: list[Op] = []
-    if shard.main_gradients and shard.kernels.fusion in ("te", "apex"):
+    if shard.main_gradients and shard.kernels.adds_in_products:
         ops.append(linear_product(name, shard, shape, "wgrad", shard.gradient_bytes))
     else:
         ops.append(linear_product(name, shard, shape, "wgrad"))
-        if shard.main_gradients and shard.gradient_bytes != shard.element_bytes:
+        if shard.main_gradients and not shard.autograd_gradients:
             read = shard.element_bytes + shard.gradient_bytes
             ops.append(
                 elementwise_op(

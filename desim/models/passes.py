@@ -62,7 +62,16 @@ _RMS_EAGER = Passes(
     (Pass("_dgamma_mul", 2, 1), Pass("_dgamma_sum", 1, 0)),
 )
 
-#: (norm, fusion) -> kernels over the residual stream; `_skip_add` joins the skip's gradient
+_RMS_FUSED_FP32 = Passes(
+    (Pass("_to_fp32", 1, 0, 0, 1), Pass("", 0, 1, 1, 0)),
+    (Pass("_dx", 1, 0, 1, 1), Pass("_to_fp32_dx", 0, 1, 1, 0), Pass("_skip_add", 2, 1)),
+    (Pass("_dgamma", 1, 0, 1, 0),),
+)
+
+#: (norm, fusion or a choice of its own) -> kernels over the residual stream; `_skip_add` joins the
+#: skip's gradient
+#: - `fused_fp32`: InternEvo's model/modeling_internlm.py of 2023, `self.norm1(residual.float())`,
+#:   which apex's mixed RMSNorm takes in fp32 and gives back in the weight's format.
 NORM: dict[tuple[str, str], Passes] = {
     ("rms", "te"): Passes(_NORM_FORWARD, _NORM_DGRAD),
     ("layer", "te"): Passes(_NORM_FORWARD, _NORM_DGRAD),
@@ -72,6 +81,10 @@ NORM: dict[tuple[str, str], Passes] = {
     ("layer", "compile"): Passes(_NORM_FORWARD, (Pass("_dx", 3, 1),), (Pass("_dgamma", 2, 0),)),
     ("rms", "eager"): _RMS_EAGER,
     ("layer", "eager"): _NORM_TWO_KERNELS,
+    ("rms", "fused"): _NORM_TWO_KERNELS,
+    ("layer", "fused"): _NORM_TWO_KERNELS,
+    ("rms", "fused_fp32"): _RMS_FUSED_FP32,
+    ("layer", "fused_fp32"): _RMS_FUSED_FP32,
 }
 
 _ROTARY_FUSED = Passes((Pass("", 1, 1),), (Pass("_dx", 1, 1),))
@@ -100,7 +113,7 @@ ROTARY: dict[str, Passes] = {
 }
 
 _GATED_FUSED = Passes((Pass("", 2, 1),), (Pass("_dx", 3, 2),))
-#: fusion -> SwiGLU over tensors of tokens x ffn
+#: fusion, or a choice of its own -> SwiGLU over tensors of tokens x ffn
 GATED: dict[str, Passes] = {
     "te": _GATED_FUSED,
     "compile": _GATED_FUSED,
@@ -108,6 +121,10 @@ GATED: dict[str, Passes] = {
     "eager": Passes(
         (Pass("_silu", 1, 1), Pass("_mul", 2, 1)),
         (Pass("_dup", 2, 1), Pass("_dsilu", 2, 1), Pass("_dgate", 2, 1), Pass("_cat", 2, 2)),
+    ),
+    "separate": Passes(
+        (Pass("_silu", 1, 1), Pass("_mul", 2, 1)),
+        (Pass("_dup", 2, 1), Pass("_dsilu", 2, 1), Pass("_dgate", 2, 1)),
     ),
 }
 #: GELU is one kernel at every level (the bias is added by it or by the GEMM's epilogue)

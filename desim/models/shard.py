@@ -12,6 +12,12 @@ from desim.spec.workload import Lora, Precision
 _TABLE_BLOCK = 128  # Megatron-LM pads the vocabulary to a multiple of 128 per tensor rank
 
 
+def autograd_gradients(precision: Precision, kernels: Kernels) -> bool:
+    """Whether gradients are autograd's own, in the format in which they are made."""
+    same = stored_bytes(precision.gradients) == element_bytes(precision.compute)
+    return same and not kernels.adds_in_products
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """How one rank's part of a model is cut, and with which formats and kernels it runs.
@@ -95,6 +101,15 @@ class Shard:
     def operand_bytes(self) -> float:
         """Bytes of one GEMM operand."""
         return stored_bytes(self.precision.compute)
+
+    @property
+    def autograd_gradients(self) -> bool:
+        """Whether the first gradient of a step is kept as it is made and later ones are added.
+
+        So PyTorch does with `.grad` of the parameter's own format; buffers of another format, or
+        which matrix products add to, are cleared before a step and added to by every micro-batch.
+        """
+        return autograd_gradients(self.precision, self.kernels)
 
     @property
     def gradient_bytes(self) -> float:

@@ -61,10 +61,22 @@ class GradientWidth:
         """Return the division by the ranks, in the format that is reduced.
 
         Megatron-LM scales a bucket before it is reduced (`gradient_scaling_factor`, earlier `grad
-        /= world size`), DeepSpeed divides, InternEvo copies tensors into a flat one instead.
+        /= world size`), DeepSpeed and InternEvo divide.
         """
         width = self.reduced_bytes
         return (elementwise_op("grad_scale", "copy", "fp32", gradients, width, width),)
+
+    def joined(self, gradients: float) -> tuple[Op, ...]:
+        """Return the copies of tensors into a flat one, and back once it is reduced.
+
+        InternEvo's hybrid_zero_optim.py (`_reduce_and_copy`: `flatten`, `unflatten_and_copy`) makes
+        both on the stream of the reduction; they take device memory from compute all the same.
+        """
+        width = self.reduced_bytes
+        names = ("grad_flatten", "grad_unflatten")
+        return tuple(
+            elementwise_op(name, "copy", "fp32", gradients, width, width, 0.0) for name in names
+        )
 
 
 def make_buckets(
@@ -171,6 +183,8 @@ def reduce_bucket(
     """
     emit.kernels(width.casts(bucket.parameters))
     emit.kernels(width.scaled(bucket.parameters))
+    if groups.whole:
+        emit.kernels(width.joined(bucket.parameters))
     size = bucket.parameters * width.reduced_bytes
     name = "expert grad reduce" if bucket.expert else "grad reduce"
     mark = groups.of(bucket.expert).reduce(emit, size, scatter=scatter, beside=beside, name=name)

@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from desim.models.recipe import gathered_parameter_bytes, recipe_of
+from desim.models.shard import autograd_gradients
 from desim.models.width import element_bytes, stored_bytes
 from desim.plan.buckets import GradientWidth
 from desim.plan.data_groups import DataGroups
@@ -84,6 +85,11 @@ class Context:
         """Micro-batches that one pipeline plays per step."""
         workload = self.scenario.workload
         return workload.global_batch // (workload.micro_batch * self.mesh.sizes["dp"])
+
+    @property
+    def autograd_gradients(self) -> bool:
+        """Whether the first gradient of a step is kept as it is made and later ones are added."""
+        return autograd_gradients(self.scenario.workload.precision, self.scenario.kernels)
 
     @property
     def gradient_bytes(self) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
 from desim.models.width import element_bytes
+from desim.plan.accumulation import AddGradients
 from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
 from desim.plan.fsdp import Accumulation, ShardLayers
 from desim.plan.low_precision import CastWeights, ReduceAmax
@@ -124,8 +125,8 @@ class StageStep:
         return [
             {
                 "forward": self._forward(number, awaits=False, fresh=False),
-                "backward": self._backward(number, reduces=False),
-                "weight": self._weight(number, reduces=False),
+                "backward": self._backward(number, reduces=False, adds=False),
+                "weight": self._weight(number, reduces=False, adds=False),
             }
             for number in range(len(self._chunks))
         ]
@@ -211,10 +212,12 @@ class StageStep:
             return
         due = item.micro_batch == self._last_micro_batch or self._zero == 2
         reduces = due and overlap.grad_reduce == "bucketed"
+        adds = item.micro_batch > 0 and self._zero < 2 and self._context.autograd_gradients
         if item.kind == "weight":
-            template = self._weight(item.chunk, reduces=reduces)
+            template = self._weight(item.chunk, reduces=reduces, adds=adds)
         else:
-            template = self._backward(item.chunk, reduces=reduces and not self._split)
+            whole = not self._split
+            template = self._backward(item.chunk, reduces=reduces and whole, adds=adds and whole)
         builder.place(template, item.micro_batch, layer_offset=first)
         if self._zero == 2:
             self._ends.reduce_exposed(builder)
@@ -255,35 +258,36 @@ class StageStep:
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
-    def _backward(self, number: int, *, reduces: bool) -> Template:
+    def _backward(self, number: int, *, reduces: bool, adds: bool) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
-        key = self._key(
-            chunk, "backward", reduces, len(buckets), self._receives(number, first=False)
-        )
+        received = self._receives(number, first=False)
+        key = self._key(chunk, "backward", reduces, adds, len(buckets), received)
         if key not in self._cache:
-            hooks = [*self._gradient_hooks(number, reduces=reduces), *self._amax(chunk)]
+            hooks = [*self._gradient_hooks(number, reduces=reduces, adds=adds), *self._amax(chunk)]
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
-    def _weight(self, number: int, *, reduces: bool) -> Template:
+    def _weight(self, number: int, *, reduces: bool, adds: bool) -> Template:
         chunk = self._chunks[number]
-        key = self._key(chunk, "weight", reduces, len(self._ends.buckets[number]))
+        key = self._key(chunk, "weight", reduces, adds, len(self._ends.buckets[number]))
         if key not in self._cache:
-            hooks = self._gradient_hooks(number, reduces=reduces)
+            hooks = self._gradient_hooks(number, reduces=reduces, adds=adds)
             emit = self._context.emitter()
             overlap = self._policy.tensor != "none"
             weight_pass(emit, _numbered_from_zero(chunk), hooks, overlap=overlap)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
-    def _gradient_hooks(self, number: int, *, reduces: bool) -> list[Hooks]:
+    def _gradient_hooks(self, number: int, *, reduces: bool, adds: bool) -> list[Hooks]:
         """What the data-parallel layout does as the gradients of a chunk are finished."""
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
         zero = self._zero
         hooks: list[Hooks] = []
+        if adds:
+            hooks.append(AddGradients(chunk, self._context.gradient_bytes))
         if zero == 2 and buckets:
             hooks.append(WholeGradients(chunk, self._context.gradient_bytes))
         if reduces and buckets:
@@ -306,6 +310,8 @@ class StageStep:
                 fsdp, gathered = self._policies.fsdp, context.gathered_bytes
                 width, groups = context.gradient_width, context.data_groups
                 hooks.append(ShardLayers(chunk, fsdp, groups, gathered, width, accumulation))
+            if not accumulation.first and context.autograd_gradients:
+                hooks.insert(0, AddGradients(chunk, context.gradient_bytes))
             hooks.extend(self._low_precision(chunk))
             emit = context.emitter()
             forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)

@@ -105,8 +105,8 @@ class StepEnds:
         builder.place(self._optimizer)
 
     def _zero_gradients(self, builder: ProgramBuilder) -> None:
-        """Clear the gradient buffer; under FSDP gradients are new tensors and need none."""
-        if self._zero == 3:
+        """Clear the gradient buffer; autograd's own and FSDP's are new tensors and need none."""
+        if self._zero == 3 or self._context.autograd_gradients:
             return
         emit = self._context.emitter()
         emit.phase = "gradients"

@@ -157,6 +157,12 @@ class Kernels(Spec):
     calls in fp32 (Composer's cross-entropy and perplexity: 2)."""
     rotary: Literal["auto", "fused"] = "auto"
     """Rotary positions: `auto` as `fusion` says; `fused` one kernel each way (flash-attn)."""
+    norm: Literal["auto", "fused", "fused_fp32"] = "auto"
+    """Norms: `auto` as `fusion` says; `fused` one kernel forward, one for the input's gradient and
+    one for the parameters' (apex); `fused_fp32` the same on an fp32 copy of the residual stream."""
+    gated: Literal["auto", "separate"] = "auto"
+    """Gated MLP: `auto` as `fusion` says; `separate` two matrices whose results PyTorch's own calls
+    join, so that their inputs' gradients are made, reduced and added one by one."""
     packed_attention: bool = False
     """Whether attention reads queries, keys and values as their projection packs them (flash-attn's
     `qkvpacked` functions); false: what copies them, and their gradients, is as `fusion` says."""
@@ -181,6 +187,11 @@ class Kernels(Spec):
     nccl_version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")] = "2.26"
     """Version of NCCL, in quotes: before 2.22 it connects rings and trees of every communicator at
     once, later on first use, which decides what it takes of device memory."""
+
+    @property
+    def adds_in_products(self) -> bool:
+        """Whether a weight's gradient is added to those before by the matrix product itself."""
+        return self.fusion in ("te", "apex")
 
     @property
     def fused_optimizer(self) -> bool:

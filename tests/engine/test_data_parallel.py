@@ -125,3 +125,43 @@ def test_parameters_are_gathered_after_they_are_updated() -> None:
     second = [row for row in gathers if row > updates[0]]
     assert len(second) == len(gathers) // 2
     assert spans.start_ps[second].min() >= spans.end_ps[updates[0]]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_autograd_keeps_the_first_gradient_and_adds_the_others(micro_batches: int) -> None:
+    """Every weight is added to once for each micro-batch but the first, and nothing is cleared."""
+    played = play(
+        job(
+            workload__global_batch=8 * micro_batches,
+            workload__precision={"gradients": "bf16"},
+            kernels={"fusion": "eager"},
+            parallel__zero=1,
+        )
+    )
+    assert "zero_gradients" not in played.record.names
+    ((chunk,),) = stage_chunks(played.plan.context)
+    spans, names = played.spans(), played.record.names
+    for name in {m.name for _, layer in chunk for m in layer.modules if m.trained}:
+        layers = sum(m.name == name for _, layer in chunk for m in layer.modules)
+        added = f"{name}_accumulate"
+        rows = played.rows(name=added) if added in names else []
+        assert len(rows) == layers * (micro_batches - 1)
+        assert all(spans.micro_batch[row] > 0 for row in rows)
+
+
+def test_flat_copies_of_whole_tensors() -> None:
+    """Where ranks own whole tensors a bucket is joined before its reduction and taken apart again:
+    8 B per bf16 gradient beside the 4 B of the division."""
+    played = play(
+        job(
+            workload__precision={"gradients": "bf16"},
+            parallel__zero=1,
+            policies={"zero_partition": "tensors", "bucket": SMALL},
+        )
+    )
+    ops = {op.name: op for op in played.plan.context.tables.ops}
+    scaled = ops["grad_scale"].read_bytes
+    assert len(played.rows(name="grad_scale")) == len(played.rows(name="grad reduce")) > 1
+    for name in ("grad_flatten", "grad_unflatten"):
+        assert len(played.rows(name=name)) == len(played.rows(name="grad reduce"))
+        assert ops[name].read_bytes == ops[name].write_bytes == scaled

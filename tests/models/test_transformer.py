@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -152,6 +153,43 @@ def test_weight_gradients_add_to_fp32() -> None:
     product, add = eager.wgrad
     assert product.write_bytes == 2 * eager.parameters
     assert (add.read_bytes, add.write_bytes) == (6 * eager.parameters, 4 * eager.parameters)
+
+
+def test_weight_gradients_of_the_computed_format_are_not_added_by_their_layer() -> None:
+    """Autograd keeps the first of a step as it is (`plan.accumulation` adds the later ones)."""
+    shard = cut(fusion="eager")
+    shard = replace(shard, precision=Precision(gradients="bf16"))
+    (product,) = module(transformer_block(MODEL, shard), "down").wgrad
+    assert product.write_bytes == 2 * 1024 * 2816
+    embedding = build_transformer(MODEL, shard)[0].modules[0]
+    assert [op.name for op in embedding.wgrad] == ["embedding_clear", "embedding_scatter"]
+
+
+def test_a_norm_in_fp32_converts_and_saves_a_copy() -> None:
+    """Beside apex's own three kernels: 6 B per element to make the copy, 6 B to go back, 2 B more
+    for each time that it is read or written, of which 4 B are saved."""
+    apex = module(transformer_block(MODEL, cut(fusion="eager", norm="fused")), "norm1")
+    wide = module(transformer_block(MODEL, cut(fusion="eager", norm="fused_fp32")), "norm1")
+    elements = apex.saved_bytes / 2
+    assert wide.saved_bytes == 4 * elements
+
+    def moved(one: Module) -> float:
+        ops = (*one.forward, *one.dgrad, *one.wgrad)
+        return sum(op.read_bytes + op.write_bytes for op in ops) / elements
+
+    assert moved(wide) - moved(apex) == 2 * 6 + 4 * 2
+
+
+def test_gate_and_up_apart_reduce_two_gradients_of_their_input() -> None:
+    """The gradient of what both read is all-reduced twice and added once."""
+    joined = transformer_block(MODEL, cut(2, sequence=False, fusion="eager"))
+    apart = transformer_block(MODEL, cut(2, sequence=False, fusion="eager", gated="separate"))
+    (once,) = module(joined, "gate_up").post_dgrad
+    assert module(apart, "gate_up").post_dgrad == (once, once)
+    added = module(apart, "gate_up").dgrad[-1]
+    assert (added.read_bytes, added.write_bytes) == (2 * once.size_bytes, once.size_bytes)
+    names = [op.name for op in module(apart, "activation").dgrad]
+    assert [op.name for op in module(joined, "activation").dgrad] == [*names, "activation_cat"]
 
 
 def test_fp8_operands() -> None:

@@ -99,7 +99,11 @@ def kernels_have_effect(scenario: Scenario) -> Iterator[Finding]:
     if kernels.cross_entropy == kernels.fusion:
         text = "has no effect: it is the chain that `fusion` names"
         yield Finding("kernels.cross_entropy", text, kernels.cross_entropy, note=True)
-    positions = getattr(scenario.workload.model, "position", None)
+    model = scenario.workload.model
+    if kernels.gated == "separate" and not getattr(model, "gated", False):
+        text = "has no effect: the model's MLP has no gate"
+        yield Finding("kernels.gated", text, "separate", note=True)
+    positions = getattr(model, "position", None)
     if kernels.rotary == "fused" and positions != "rope":
         text = "has no effect: the model has no rotary positions"
         yield Finding("kernels.rotary", text, "fused", note=True)
