@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from desim.models.elementwise import elementwise_op
+from desim.models.accumulate import accumulation_ops, gemm_sum_bytes
 from desim.models.linear import linear_product, weight_gradient_bytes
 from desim.models.op import Module, Op
 from desim.models.quantize import cast_ops, saved_width, weight_cast_ops
@@ -59,13 +59,5 @@ def _grouped(op: Op) -> Op:
 
 
 def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int, int]) -> tuple[Op, ...]:
-    width = shard.gradient_bytes
-    if shard.main_gradients and shard.kernels.fusion in ("te", "apex"):
-        return (_grouped(linear_product(name, shard, shape, "wgrad", width)),)
-    ops = (_grouped(linear_product(name, shard, shape, "wgrad")),)
-    if not shard.main_gradients or width == shard.element_bytes:
-        return ops
-    weights = shape[0] * shape[1] * shape[3]
-    read = shard.element_bytes + width
-    add = elementwise_op(f"{name}_accumulate", "copy", "fp32", weights, read, width)
-    return (*ops, add)
+    product = _grouped(linear_product(name, shard, shape, "wgrad", gemm_sum_bytes(shard)))
+    return (product, *accumulation_ops(name, shard, shape[0] * shape[1] * shape[3]))

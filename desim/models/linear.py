@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from desim.models.accumulate import accumulation_ops, gemm_sum_bytes
 from desim.models.elementwise import elementwise_op
 from desim.models.gemm import gemm
 from desim.models.lora import adapt
@@ -46,24 +47,13 @@ def linear_product(
 def _wgrad_ops(name: str, shard: Shard, shape: tuple[int, int, int], bias: bool) -> tuple[Op, ...]:
     """Return the weight's gradient, added to the main gradients, and the bias's.
 
-    `te` and `apex` add inside the GEMM (Megatron-LM `gradient_accumulation_fusion`). Elsewhere the
-    GEMM writes the compute format and, where gradients are kept in another, a kernel adds it; those
-    of the same format are added from the second micro-batch on (`plan.accumulation`). Under FSDP it
-    writes the compute format, which is then reduced (`plan.fsdp`).
+    The GEMM adds it itself, or writes the compute format: then kernels add it, here or, to those of
+    the same format, from the second micro-batch on (`plan.accumulation`). Under FSDP it is reduced
+    (`plan.fsdp`).
     """
     m, n, tokens = shape
-    ops: list[Op] = []
-    if shard.main_gradients and shard.kernels.adds_in_products:
-        ops.append(linear_product(name, shard, shape, "wgrad", shard.gradient_bytes))
-    else:
-        ops.append(linear_product(name, shard, shape, "wgrad"))
-        if shard.main_gradients and not shard.autograd_gradients:
-            read = shard.element_bytes + shard.gradient_bytes
-            ops.append(
-                elementwise_op(
-                    f"{name}_accumulate", "copy", "fp32", m * n, read, shard.gradient_bytes
-                )
-            )
+    ops = [linear_product(name, shard, shape, "wgrad", gemm_sum_bytes(shard))]
+    ops.extend(accumulation_ops(name, shard, m * n))
     if bias and shard.kernels.fusion != "te":
         ops.append(
             elementwise_op(
@@ -203,10 +193,10 @@ def weight_gradient_bytes(shard: Shard, parameters: int) -> float:
 
     Autograd wants a gradient per weight. Where the GEMM adds to the main gradient itself,
     Transformer Engine hands over an uninitialised tensor; since 2.3 it keeps one per weight shape
-    (`plan.ledger`). apex's fusion hands over none; elsewhere it is the GEMM's result.
+    (`plan.ledger`). apex hands over none; elsewhere it is the GEMM's result.
     """
-    fusion = shard.kernels.fusion
-    if fusion == "apex" or (fusion == "te" and shard.kernels.te_at_least(2, 3)):
+    kernels = shard.kernels
+    if kernels.adds_in_products and (kernels.fusion != "te" or kernels.te_at_least(2, 3)):
         return 0.0
     return parameters * shard.element_bytes
 

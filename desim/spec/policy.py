@@ -170,6 +170,10 @@ class Kernels(Spec):
     """Kernels of the update: `fused` one pass over memory (apex FusedAdam, PyTorch `fused=True`);
     `unfused` a kernel per operation (PyTorch's default foreach, Composer's DecoupledAdamW); `auto`
     fused with `fusion: te` and `apex`."""
+    accumulation: Literal["auto", "fused", "unfused"] = "auto"
+    """Sum of a weight's gradients over micro-batches: `fused` in the matrix product that makes them
+    (Megatron-LM `gradient_accumulation_fusion`); `unfused` by kernels behind it (autograd, hooks of
+    a framework); `auto` fused with `fusion: te` and `apex`."""
     cuda_graphs: bool = False
     """Whether a pass is launched as one graph."""
     blocking_launch: bool = False
@@ -191,7 +195,9 @@ class Kernels(Spec):
     @property
     def adds_in_products(self) -> bool:
         """Whether a weight's gradient is added to those before by the matrix product itself."""
-        return self.fusion in ("te", "apex")
+        if self.accumulation == "auto":
+            return self.fusion in ("te", "apex")
+        return self.accumulation == "fused"
 
     @property
     def fused_optimizer(self) -> bool:

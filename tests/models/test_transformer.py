@@ -155,6 +155,18 @@ def test_weight_gradients_add_to_fp32() -> None:
     assert (add.read_bytes, add.write_bytes) == (6 * eager.parameters, 4 * eager.parameters)
 
 
+def test_gradients_with_copies_are_summed_twice() -> None:
+    """6 B per parameter to sum in bf16, 6 to widen, 12 to sum in fp32, 2 to clear: 26 in all, where
+    a hook takes 10; the GEMM itself writes bf16."""
+    shard = cut(fusion="apex", accumulation="unfused")
+    copies = replace(shard, precision=Precision(gradient_copies=True))
+    for one, expected in ((shard, 10), (copies, 26)):
+        down = module(transformer_block(MODEL, one), "down")
+        product, *sums = down.wgrad
+        assert product.write_bytes == 2 * down.parameters
+        assert sum(op.read_bytes + op.write_bytes for op in sums) == expected * down.parameters
+
+
 def test_weight_gradients_of_the_computed_format_are_not_added_by_their_layer() -> None:
     """Autograd keeps the first of a step as it is (`plan.accumulation` adds the later ones)."""
     shard = cut(fusion="eager")

@@ -99,6 +99,11 @@ def kernels_have_effect(scenario: Scenario) -> Iterator[Finding]:
     if kernels.cross_entropy == kernels.fusion:
         text = "has no effect: it is the chain that `fusion` names"
         yield Finding("kernels.cross_entropy", text, kernels.cross_entropy, note=True)
+    if kernels.accumulation != "auto":
+        usual = kernels.model_copy(update={"accumulation": "auto"})
+        if usual.adds_in_products == kernels.adds_in_products:
+            text = f"has no effect: fusion: {kernels.fusion} does so by itself"
+            yield Finding("kernels.accumulation", text, kernels.accumulation, note=True)
     model = scenario.workload.model
     if kernels.gated == "separate" and not getattr(model, "gated", False):
         text = "has no effect: the model's MLP has no gate"
