@@ -96,6 +96,34 @@ def _products(
     )
 
 
+def _linear(
+    name: str,
+    shard: Shard,
+    shape: tuple[int, int],
+    saved_tokens: float,
+    bias: bool,
+    *,
+    gathered: str = "",
+    normed: bool = False,
+) -> Module:
+    """Return a linear layer of `shape` (inputs, outputs) on one rank, without its collectives.
+
+    Its input is saved for `saved_tokens`; `gathered` and `normed` as in `_products`.
+    """
+    inputs, outputs = shape
+    saved = saved_tokens * inputs * saved_width(shard)
+    return Module(
+        name,
+        *_products(name, shard, shape, bias, gathered=gathered, normed=normed),
+        parameters=inputs * outputs + (outputs if bias else 0),
+        saved_bytes=saved,
+        saved_input_bytes=saved,
+        weight_gradient_bytes=weight_gradient_bytes(shard, inputs * outputs),
+        weight_casts=weight_cast_ops(name, shard, inputs * outputs),
+        quantized=inputs * outputs if shard.recipe else 0,
+    )
+
+
 def column_linear(
     name: str,
     shard: Shard,
@@ -127,26 +155,23 @@ def column_linear(
         live += size + whole / shard.tensor  # the input gathered again, its gradient reduced
     elif shard.tensor > 1:
         reduce = (Comm("tp", "all_reduce", whole, f"{name}_dx"),)
-    module = Module(
+    module = _linear(
         name,
-        *_products(
-            name,
-            shard,
-            (inputs, outputs),
-            bias,
-            gathered="input" if shard.sequence_parallel else "",
-            normed=normed,
-        ),
-        parameters=(inputs * outputs + (outputs if bias else 0)) if owns_weight else 0,
-        saved_bytes=shard.split_tokens * inputs * saved_width(shard) + kept_bytes,
-        saved_input_bytes=shard.split_tokens * inputs * saved_width(shard),
+        shard,
+        (inputs, outputs),
+        shard.split_tokens,
+        bias,
+        gathered="input" if shard.sequence_parallel else "",
+        normed=normed,
+    )
+    module = replace(
+        module,
+        parameters=module.parameters if owns_weight else 0,
+        saved_bytes=module.saved_bytes + kept_bytes,
         backward_bytes=(live,),
-        weight_gradient_bytes=weight_gradient_bytes(shard, inputs * outputs),
         pre_forward=(*amax_reduction(name, shard), *gather),
         pre_wgrad=gather,
         post_dgrad=reduce,
-        weight_casts=weight_cast_ops(name, shard, inputs * outputs),
-        quantized=inputs * outputs if shard.recipe else 0,
     )
     return adapt(module, shard, (inputs, outputs), kept_bytes=kept_bytes, column=True)
 
@@ -167,23 +192,17 @@ def row_linear(name: str, shard: Shard, inputs: int, outputs: int, *, bias: bool
         gather = (Comm("tp", "all_gather", size, f"{name}_dy"),)
     elif shard.tensor > 1:
         reduce = (Comm("tp", "all_reduce", whole, f"{name}_output"),)
-    module = Module(
-        name,
-        *_products(
+    module = replace(
+        _linear(
             name,
             shard,
             (inputs, outputs),
+            tokens,
             bias,
             gathered="gradient" if shard.sequence_parallel else "",
         ),
-        parameters=inputs * outputs + (outputs if bias else 0),
-        saved_bytes=tokens * inputs * saved_width(shard),
-        saved_input_bytes=tokens * inputs * saved_width(shard),
-        weight_gradient_bytes=weight_gradient_bytes(shard, inputs * outputs),
         post_forward=reduce,
         pre_backward=(*amax_reduction(f"{name}_dy", shard), *gather),
-        weight_casts=weight_cast_ops(name, shard, inputs * outputs),
-        quantized=inputs * outputs if shard.recipe else 0,
     )
     return adapt(module, shard, (inputs, outputs), kept_bytes=0.0, column=False)
 

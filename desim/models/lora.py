@@ -8,7 +8,7 @@ rank, so that only tensors of tokens x rank are communicated in addition.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
@@ -70,66 +70,80 @@ def adapt(
     )
     if _TARGET.get(module.name, module.name) not in lora.targets:
         return frozen
-    build = _column_adapter if column else _row_adapter
-    return build(frozen, shard, shape, lora.rank, module.pre_wgrad)
+    sides = _column_sides if column else _row_sides
+    return _adapted(frozen, shard, shape, lora.rank, sides(module, shard, shape, lora.rank))
 
 
-def _column_adapter(
-    module: Module, shard: Shard, shape: tuple[int, int], rank: int, gather: tuple[Comm, ...]
-) -> Module:
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """What differs between adapters of layers cut by columns and by rows.
+
+    `tokens` are those that B works on (A works on all of the tensor group's), `input_bytes` what is
+    kept of the input; the rest are the collectives that the adapter adds or waits for.
+    """
+
+    tokens: int
+    input_bytes: float
+    post_forward: tuple[Comm, ...] = ()
+    pre_backward: tuple[Comm, ...] = ()
+    pre_wgrad: tuple[Comm, ...] = ()
+    post_dgrad: tuple[Comm, ...] = ()
+
+
+def _column_sides(module: Module, shard: Shard, shape: tuple[int, int], rank: int) -> _Sides:
     """A is whole on every rank: the sum of `dy B` over the group is its output's gradient."""
-    (inputs, outputs), tokens, name = shape, shard.tokens, f"{module.name}_lora"
-    narrow = tokens * rank * shard.element_bytes
-    saved = shard.split_tokens * inputs * shard.element_bytes
-    reduce = (Comm("tp", "all_reduce", narrow, f"{name}_a_dy"),) if shard.tensor > 1 else ()
-    return replace(
-        module,
-        forward=(
-            *module.forward,
-            gemm(f"{name}_a", shard, (tokens, rank, inputs)),
-            gemm(f"{name}_b", shard, (tokens, outputs, rank)),
-            _add(name, shard, tokens * outputs),
-        ),
-        dgrad=(*module.dgrad, *_dgrad(name, shard, shape, rank, tokens)),
-        wgrad=_wgrad(name, shard, shape, rank, (tokens, tokens)),
-        parameters=module.parameters + rank * (inputs + outputs),
-        saved_bytes=module.saved_bytes + saved + narrow,
-        saved_input_bytes=saved,
-        pre_wgrad=gather,
-        post_dgrad=(*reduce, *module.post_dgrad),
+    narrow = shard.tokens * rank * shard.element_bytes
+    name = f"{module.name}_lora_a_dy"
+    return _Sides(
+        tokens=shard.tokens,
+        input_bytes=shard.split_tokens * shape[0] * shard.element_bytes,
+        pre_wgrad=module.pre_wgrad,
+        post_dgrad=(Comm("tp", "all_reduce", narrow, name),) if shard.tensor > 1 else (),
     )
 
 
-def _row_adapter(
-    module: Module, shard: Shard, shape: tuple[int, int], rank: int, _: tuple[Comm, ...]
-) -> Module:
+def _row_sides(module: Module, shard: Shard, shape: tuple[int, int], rank: int) -> _Sides:
     """B is whole on every rank and works on its tokens: `x A` is summed over the group."""
-    (inputs, outputs), tokens, name = shape, shard.tokens, f"{module.name}_lora"
-    part = int(shard.split_tokens)
-    narrow = tokens * rank * shard.element_bytes
-    saved = tokens * inputs * shard.element_bytes
+    narrow = shard.tokens * rank * shard.element_bytes
+    name = f"{module.name}_lora_a"
     reduce: tuple[Comm, ...] = ()
     gather: tuple[Comm, ...] = ()
     if shard.sequence_parallel:
-        reduce = (Comm("tp", "reduce_scatter", narrow, f"{name}_a"),)
-        gather = (Comm("tp", "all_gather", narrow, f"{name}_a_dy"),)
+        reduce = (Comm("tp", "reduce_scatter", narrow, name),)
+        gather = (Comm("tp", "all_gather", narrow, f"{name}_dy"),)
     elif shard.tensor > 1:
-        reduce = (Comm("tp", "all_reduce", narrow, f"{name}_a"),)
+        reduce = (Comm("tp", "all_reduce", narrow, name),)
+    return _Sides(
+        tokens=int(shard.split_tokens),
+        input_bytes=shard.tokens * shape[0] * shard.element_bytes,
+        post_forward=reduce,
+        pre_backward=gather,
+    )
+
+
+def _adapted(
+    module: Module, shard: Shard, shape: tuple[int, int], rank: int, sides: _Sides
+) -> Module:
+    """Return a frozen layer with an adapter's kernels, parameters, memory and collectives."""
+    (inputs, outputs), tokens, name = shape, shard.tokens, f"{module.name}_lora"
+    narrow = sides.tokens * rank * shard.element_bytes
     return replace(
         module,
         forward=(
             *module.forward,
             gemm(f"{name}_a", shard, (tokens, rank, inputs)),
-            gemm(f"{name}_b", shard, (part, outputs, rank)),
-            _add(name, shard, part * outputs),
+            gemm(f"{name}_b", shard, (sides.tokens, outputs, rank)),
+            _add(name, shard, sides.tokens * outputs),
         ),
-        dgrad=(*module.dgrad, *_dgrad(name, shard, shape, rank, part)),
-        wgrad=_wgrad(name, shard, shape, rank, (tokens, part)),
+        dgrad=(*module.dgrad, *_dgrad(name, shard, shape, rank, sides.tokens)),
+        wgrad=_wgrad(name, shard, shape, rank, sides.tokens),
         parameters=module.parameters + rank * (inputs + outputs),
-        saved_bytes=module.saved_bytes + saved + part * rank * shard.element_bytes,
-        saved_input_bytes=saved,
-        post_forward=(*reduce, *module.post_forward),
-        pre_backward=(*module.pre_backward, *gather),
+        saved_bytes=module.saved_bytes + sides.input_bytes + narrow,
+        saved_input_bytes=sides.input_bytes,
+        post_forward=(*sides.post_forward, *module.post_forward),
+        pre_backward=(*module.pre_backward, *sides.pre_backward),
+        pre_wgrad=sides.pre_wgrad,
+        post_dgrad=(*sides.post_dgrad, *module.post_dgrad),
     )
 
 
@@ -146,13 +160,13 @@ def _dgrad(
 
 
 def _wgrad(
-    name: str, shard: Shard, shape: tuple[int, int], rank: int, tokens: tuple[int, int]
+    name: str, shard: Shard, shape: tuple[int, int], rank: int, tokens: int
 ) -> tuple[Op, ...]:
-    """Gradients of A and B over their tokens, added to the main gradients."""
+    """Gradients of B over `tokens` and of A over all of them, added to the main gradients."""
     inputs, outputs = shape
     width = shard.gradient_bytes
-    of_b = (outputs, rank, tokens[1])
-    of_a = (rank, inputs, tokens[0])
+    of_b = (outputs, rank, tokens)
+    of_a = (rank, inputs, shard.tokens)
     return (
         gemm(f"{name}_b_wgrad", shard, of_b, "wgrad", accumulate_bytes=width),
         gemm(f"{name}_a_wgrad", shard, of_a, "wgrad", accumulate_bytes=width),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from desim.models.elementwise import activation, elementwise_op
 from desim.models.grouped import grouped_linear
@@ -116,26 +116,23 @@ def _move(
     )
 
 
-def _out(model: Transformer, shard: Shard, rows: Traffic, suffix: str) -> tuple[Comm, ...]:
-    """Return the collectives that bring rows to their experts."""
-    comms = []
-    row = model.hidden * shard.element_bytes
-    if shard.expert > 1:
-        comms.append(Comm("ep", "all_to_all", rows.sent * row, f"dispatch{suffix}"))
-    if shard.expert_tensor > 1:
-        comms.append(Comm("etp", "all_gather", rows.worked * row, f"expert_rows{suffix}"))
-    return tuple(comms)
+def _hops(
+    model: Transformer, shard: Shard, rows: Traffic, way: Literal["dispatch", "combine"], end: str
+) -> tuple[Comm, ...]:
+    """Return the collectives that bring rows to their experts, or back: the mirrored way.
 
-
-def _back(model: Transformer, shard: Shard, rows: Traffic, suffix: str) -> tuple[Comm, ...]:
-    """Return the collectives that bring rows back from their experts."""
-    comms = []
+    `end` is added to their names.
+    """
+    out = way == "dispatch"
     row = model.hidden * shard.element_bytes
-    if shard.expert_tensor > 1:
-        comms.append(Comm("etp", "reduce_scatter", rows.worked * row, f"expert_rows{suffix}"))
+    comms = []
     if shard.expert > 1:
-        comms.append(Comm("ep", "all_to_all", rows.sent * row, f"combine{suffix}"))
-    return tuple(comms)
+        comms.append(Comm("ep", "all_to_all", rows.sent * row, f"{way}{end}"))
+    if shard.expert_tensor > 1:
+        collective: Literal["all_gather", "reduce_scatter"]
+        collective = "all_gather" if out else "reduce_scatter"
+        comms.append(Comm("etp", collective, rows.worked * row, f"expert_rows{end}"))
+    return tuple(comms if out else reversed(comms))
 
 
 def _dispatch(model: Transformer, shard: Shard, rows: Traffic) -> Module:
@@ -150,8 +147,8 @@ def _dispatch(model: Transformer, shard: Shard, rows: Traffic) -> Module:
         forward=(_move("permute", model, shard, sent, tokens, sent),),
         dgrad=(_move("permute_dx", model, shard, sent, sent, tokens),),
         saved_bytes=rows.sent * _ROW_ID_BYTES,
-        post_forward=(*_out(model, shard, rows, ""), *probabilities),
-        pre_backward=_back(model, shard, rows, "_dx"),
+        post_forward=(*_hops(model, shard, rows, "dispatch", ""), *probabilities),
+        pre_backward=_hops(model, shard, rows, "combine", "_dx"),
     )
 
 
@@ -172,8 +169,8 @@ def _return(model: Transformer, shard: Shard, rows: Traffic) -> Module:
         moved = _sort("unsort", model, shard, rows)
     return replace(
         moved,
-        post_forward=_back(model, shard, rows, ""),
-        pre_backward=_out(model, shard, rows, "_dy"),
+        post_forward=_hops(model, shard, rows, "combine", ""),
+        pre_backward=_hops(model, shard, rows, "dispatch", "_dy"),
     )
 
 

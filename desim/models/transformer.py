@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from desim.errors import Mistake, SpecError
 from desim.models.attention import attention_modules
 from desim.models.chunk import chunk_layer
 from desim.models.elementwise import norm, residual
@@ -23,13 +22,9 @@ if TYPE_CHECKING:
 def build_transformer(model: Transformer, shard: Shard) -> tuple[Layer, ...]:
     """Return the embedding layer, the blocks (one object per kind, repeated) and the head layer.
 
-    A mixture has its dense blocks first.
-
-    Raises SpecError where the model cannot be cut as the shard says.
+    A mixture has its dense blocks first. That the shard divides the model is a rule of the spec
+    (`spec.rules.model`).
     """
-    mistakes = transformer_mistakes(model, shard)
-    if mistakes:
-        raise SpecError(mistakes)
     return (embedding_layer(model, shard), *_blocks(model, shard), head_layer(model, shard))
 
 
@@ -67,39 +62,3 @@ def transformer_block(model: Transformer, shard: Shard, moe: Mixture | None = No
     size = shard.split_tokens * model.hidden * shard.element_bytes
     layer = Layer("block", modules, input_bytes=size)
     return chunk_layer(layer, shard) if shard.chunked else layer
-
-
-def transformer_mistakes(model: Transformer, shard: Shard) -> list[Mistake]:
-    """Return every reason why the model cannot be cut as the shard says."""
-    mistakes = []
-    for what, size in _cut_by_tensor(model):
-        if size % shard.tensor:
-            rule = f"must divide the model's {what}: {size} = {size // shard.tensor} x "
-            rule += f"{shard.tensor} + {size % shard.tensor}"
-            mistakes.append(Mistake("parallel.tensor", rule, str(shard.tensor)))
-    if model.kv_heads % shard.tensor and shard.tensor % model.kv_heads:
-        rule = f"must divide the model's kv_heads ({model.kv_heads}) or be a multiple of it"
-        mistakes.append(Mistake("parallel.tensor", rule, str(shard.tensor)))
-    # Causal work is balanced by giving each context rank two chunks of the sequence.
-    chunks = 2 * shard.context if shard.context > 1 else 1
-    if shard.sequence_length % chunks:
-        rule = f"the sequence of {shard.sequence_length} must split into 2 x context = {chunks}"
-        mistakes.append(Mistake("parallel.context", rule, str(shard.context)))
-    elif shard.queries % shard.split:
-        rule = f"must divide the {shard.queries} tokens of a sequence on one context rank"
-        mistakes.append(
-            Mistake("parallel.tensor", rule, str(shard.tensor), "or set parallel.sequence: false")
-        )
-    if model.position == "learned" and model.max_positions < shard.sequence_length:
-        rule = f"must not exceed the model's max_positions ({model.max_positions})"
-        mistakes.append(Mistake("workload.sequence_length", rule, str(shard.sequence_length)))
-    return mistakes
-
-
-def _cut_by_tensor(model: Transformer) -> list[tuple[str, int]]:
-    sizes = [("heads", model.heads)]
-    if model.dense_layers:
-        sizes.append(("ffn", model.ffn))
-    if model.moe and model.moe.shared_ffn:
-        sizes.append(("moe.shared_ffn", model.moe.shared_ffn))
-    return sizes

@@ -1,4 +1,4 @@
-"""Layers of a transformer: collectives, kernels of each fusion level, refusals."""
+"""Layers of a transformer: collectives, kernels of each fusion level."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from desim.errors import SpecError
 from desim.models.op import Layer, Module
 from desim.models.shard import Shard
 from desim.models.transformer import build_transformer, transformer_block
@@ -210,14 +209,3 @@ def test_fp8_operands() -> None:
     assert (cast.kind, product.dtype) == ("cast", "fp8")
     assert product.read_bytes == 1024 * 2816 + 2816 * 1024
     assert product.write_bytes == 1024 * 1024 * 2
-
-
-def test_impossible_cuts_are_refused_together() -> None:
-    with pytest.raises(SpecError) as caught:
-        build_transformer(MODEL, cut(3, length=510, context=4))
-    assert [m.path for m in caught.value.mistakes] == [
-        "parallel.tensor",
-        "parallel.tensor",
-        "parallel.tensor",
-        "parallel.context",
-    ]

@@ -170,6 +170,17 @@ def test_kv_heads_may_be_fewer_than_tensor_ranks(load: Load, refuse: Refuse) -> 
     assert "kv_heads (6)" in mistakes[0].rule
 
 
+def test_cuts_that_do_not_divide_the_model_are_refused_together(refuse: Refuse) -> None:
+    """Heads, columns of the MLP, keys and the sequence, each with its arithmetic."""
+    mistakes = refuse(
+        "parallel.tensor=3", "parallel.context=4", "parallel.pipeline=1", "cluster.devices=48",
+        "workload.global_batch=4", "workload.model.ffn=11000", "workload.sequence_length=510",
+    )  # fmt: skip
+    assert [m.path for m in mistakes] == [*["parallel.tensor"] * 3, "workload.sequence_length"]
+    whats = ("heads: 32 / 3 leaves 2", "ffn: 11000 / 3 leaves 2", "kv_heads (32)", "510 / 8")
+    assert all(what in m.rule for what, m in zip(whats, mistakes, strict=True))
+
+
 def test_notes_are_not_mistakes(load: Load) -> None:
     wide = load("parallel.tensor=16", "parallel.pipeline=1")
     assert any("reaches beyond the NVLink domain of 8" in note for note in wide.notes)

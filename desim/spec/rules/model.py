@@ -65,7 +65,7 @@ def stage_layers_add_up(scenario: Scenario) -> Iterator[Finding]:
         yield Finding("parallel.stage_layers", rule, list(stages), hint)
 
 
-def cut_by_tensor(model: Transformer) -> list[tuple[str, int]]:
+def _cut_by_tensor(model: Transformer) -> list[tuple[str, int]]:
     """Return the names and sizes that tensor parallelism divides, besides the heads of keys."""
     sizes = [("heads", model.heads)]
     if model.dense_layers:
@@ -80,7 +80,7 @@ def heads_divide(scenario: Scenario) -> Iterator[Finding]:
     model, tensor = _transformer(scenario), scenario.parallel.tensor
     if model is None:
         return
-    for name, size in cut_by_tensor(model):
+    for name, size in _cut_by_tensor(model):
         if size % tensor:
             rule = f"must divide the model's {name}: {size} / {tensor} leaves {size % tensor}"
             hint = f"nearest: {nearest_divisors(size, tensor)}"
