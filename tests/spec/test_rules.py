@@ -204,3 +204,16 @@ def test_recommendation_models_are_data_parallel(refuse: Refuse) -> None:
 def test_data_auto_is_replaced_by_its_number(load: Load) -> None:
     assert load().scenario.parallel.data == 8
     assert load().scenario.run.fold == "auto"
+
+
+def test_a_job_that_fills_its_last_domain_in_part_is_told_of_segments(load: Load) -> None:
+    """An NVL72 rack holds 18 trays; 16 of each divide 128 devices, 18 do not."""
+    gb200 = ["cluster.system=gb200_nvl72", "parallel.tensor=4"]
+    (note,) = load(*gb200, "cluster.devices=128").notes
+    assert "128 devices are 1 NVLink domains of 72 and 56 devices more" in note
+    assert "nearest: 72 or 144, or cluster.system.nvlink_domain: 64 if" in note
+    assert load(*gb200, "cluster.devices=64").notes == ()
+    whole = [*gb200, "cluster.devices=144", "workload.global_batch=72"]
+    assert load(*whole).notes == ()
+    segments = "cluster.system={base: gb200_nvl72, nvlink_domain: 64}"
+    assert load(segments, "parallel.tensor=4", "cluster.devices=128").notes == ()

@@ -8,6 +8,7 @@ from desim.spec.rules.finding import (
     Finding,
     Rule,
     data_size,
+    divisors,
     micro_batches,
     nearest_divisors,
     nearest_multiples,
@@ -139,6 +140,31 @@ def tensor_stays_in_nvlink(scenario: Scenario) -> Iterator[Finding]:
     yield Finding("parallel.tensor", text, tensor, f"tensor: {domain} stays inside", note=True)
 
 
+def domains_are_full(scenario: Scenario) -> Iterator[Finding]:
+    """A job that leaves the last NVLink domain of several in part has unlike ranks.
+
+    Schedulers avoid it with segments of a domain: Slurm's `--segment=16` takes 16 of the 18 trays
+    of an NVL72 rack (docs.coreweave.com, managed-grafana/sunk/slurm-block-topology).
+    """
+    devices, system = scenario.cluster.devices, scenario.cluster.system
+    domain, per_node = system.nvlink_domain, system.devices_per_node
+    if domain <= per_node or devices <= domain or devices % domain == 0:
+        return
+    rest = devices % domain
+    text = (
+        f"{devices} devices are {devices // domain} NVLink domains of {domain} and {rest} devices "
+        "more: groups are cut unevenly, and the more kinds of ranks, the longer desim plays"
+    )
+    same = [part for part in divisors(devices) if part < domain and part % per_node == 0]
+    hint = f"nearest: {nearest_multiples(devices, domain)}"
+    if same:
+        hint += (
+            f", or cluster.system.nvlink_domain: {same[-1]} if the scheduler takes so many "
+            "of each domain"
+        )
+    yield Finding("cluster.devices", text, devices, hint, note=True)
+
+
 def shard_divides(scenario: Scenario) -> Iterator[Finding]:
     """States are sharded over equal parts of the data-parallel (times context) ranks."""
     parallel, size = scenario.parallel, data_size(scenario)
@@ -170,4 +196,5 @@ RULES = (
     Rule(shard_divides, (*_MESH, "parallel.shard", "parallel.zero")),
     Rule(order_names_every_axis, ("parallel.order",)),
     Rule(tensor_stays_in_nvlink, ("parallel.tensor", "cluster.system.nvlink_domain")),
+    Rule(domains_are_full, (*_DEVICES, "cluster.system.nvlink_domain")),
 )
