@@ -93,7 +93,8 @@ def _choices(option: str, text: str | None, known: tuple[str, ...]) -> tuple[str
     chosen = tuple(word.strip() for word in text.split(","))
     wrong = [word for word in chosen if word not in known]
     if wrong:
-        raise SpecError([Mistake(option, "no such part", repr(wrong[0]), ", ".join(known))])
+        what = "no such format" if known == FORMATS else "no such part"
+        raise SpecError([Mistake(option, what, repr(wrong[0]), f"there are {', '.join(known)}")])
     return chosen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,14 @@ from desim.calibrate.collectives import Measured, NodeFit, fit_node
 from desim.errors import Mistake, SpecError
 from desim.spec.hardware import System
 from desim.spec.load import load_scenario
+from desim.spec.text_file import read_table_text, refuse, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _NAMES = {"alltoall": "all_to_all"}
 _FEWEST = 20  # rows that tell three protocols apart
+_COLUMNS = "columns as in validation/collectives.csv"
 
 
 def calibrate_collectives(options: Mapping[str, Any]) -> str:
@@ -24,17 +27,11 @@ def calibrate_collectives(options: Mapping[str, Any]) -> str:
     `options` are those of `desim calibrate collectives`. Raises SpecError for what they name.
     """
     file, gpu = Path(options["file"]), str(options["gpu"])
-    try:
-        rows = read_measured(file, gpu)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([Mistake("", f"cannot be read: {error}", file=str(file))]) from None
-    except (KeyError, ValueError) as error:
-        rule = f"is not a table of collectives: {type(error).__name__} {error}"
-        hint = "columns as in validation/collectives.csv"
-        raise SpecError([Mistake("", rule, hint=hint, file=str(file))]) from None
+    rows = read_measured(file, gpu)
     if len(rows) < _FEWEST:
         rule = f"has {len(rows)} rows of one node with gpu {gpu!r}; a fit needs {_FEWEST}"
-        raise SpecError([Mistake("--gpu", rule, file=str(file))])
+        there = ", ".join(sorted({row["gpu"] for _, row in _table(file)}))
+        raise SpecError([Mistake("--gpu", rule, hint=f"there are {there}", file=shown(file))])
     return as_yaml(fit_node(_system(str(options["system"])), rows, f"{file} gpu {gpu}"))
 
 
@@ -42,35 +39,47 @@ def read_measured(file: Path, gpu: str) -> list[Measured]:
     """Rows of one GPU and one node, with the columns of a table in validation/.
 
     `collectives.csv`, or `nccl_all_reduce_sweep.csv`, of whose many large sizes one in 16 is taken.
+    Raises SpecError, which names every line that is no such row.
     """
-    with file.open(newline="") as lines:
-        table = [row for row in csv.DictReader(lines) if row["gpu"] == gpu]
-    if table and "n_gpus" in table[0]:
-        return _all_reduces(table)
-    return [
-        Measured(
+    rows: list[Measured] = []
+    mistakes = []
+    for line, cells in _table(file):
+        if cells["gpu"] != gpu:
+            continue
+        try:
+            rows.extend(_measured(cells))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"lacks the column {error}" if isinstance(error, KeyError) else str(error)
+            rule = f"is not a measured collective: {what}"
+            mistakes.append(Mistake("", rule, hint=_COLUMNS, file=shown(file), line=line))
+    if mistakes:
+        raise SpecError(mistakes)
+    return rows
+
+
+def _table(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a table with their lines; raises SpecError for what is none."""
+    reader = csv.DictReader(io.StringIO(read_table_text(file), newline=""))
+    if "gpu" not in (reader.fieldnames or ()):
+        raise refuse(shown(file), "lacks the column gpu", _COLUMNS, 1)
+    for cells in reader:
+        yield reader.line_num, cells
+
+
+def _measured(row: Mapping[str, str]) -> Iterator[Measured]:
+    """Yield what a row says, if it is of one node and taken."""
+    if "n_gpus" in row:
+        size_bytes, few = float(row["bytes"]), 32 * 2**20
+        if size_bytes <= few or size_bytes % (few / 2) == 0:
+            seconds = float(row["out_of_place_ns"]) * 1e-9
+            yield Measured("all_reduce", int(row["n_gpus"]), size_bytes, seconds)
+    elif row["nodes"] == "1":
+        yield Measured(
             collective=_NAMES.get(row["op"], row["op"]),
             ranks=int(row["num_gpus"]),
             size_bytes=float(row["bytes"]),
             seconds=float(row["time_ms"]) * 1e-3,
         )
-        for row in table
-        if row["nodes"] == "1"
-    ]
-
-
-def _all_reduces(table: list[dict[str, str]]) -> list[Measured]:
-    rows = [
-        Measured(
-            collective="all_reduce",
-            ranks=int(row["n_gpus"]),
-            size_bytes=float(row["bytes"]),
-            seconds=float(row["out_of_place_ns"]) * 1e-9,
-        )
-        for row in table
-    ]
-    few = 32 * 2**20
-    return [row for row in rows if row.size_bytes <= few or row.size_bytes % (few / 2) == 0]
 
 
 def as_yaml(fit: NodeFit) -> str:

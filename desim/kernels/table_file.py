@@ -7,12 +7,14 @@ measured and what is asked for are compared as the same thing.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from desim.errors import Mistake, SpecError
 from desim.models.op import Op
+from desim.spec.text_file import read_table_text, refuse, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,21 +72,17 @@ def row_key(op: Op, backend: str) -> tuple[str, ...]:
 def read_table(file: Path) -> list[MeasuredRow]:
     """Read a table; raises SpecError that names every line which is not a measured kernel."""
     rows, mistakes = [], []
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            reader = csv.DictReader(lines)
-            missing = set(COLUMNS) - set(reader.fieldnames or ())
-            if missing:
-                rule = f"lacks the columns {', '.join(sorted(missing))}"
-                raise SpecError([Mistake("", rule, file=str(file), line=1)])
-            for cells in reader:
-                try:
-                    rows.append(_row(cells))
-                except (ValueError, TypeError) as error:
-                    rule = f"is not a measured kernel: {error}"
-                    mistakes.append(Mistake("", rule, file=str(file), line=reader.line_num))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError([Mistake("", f"cannot be read: {error}", file=str(file))]) from None
+    reader = csv.DictReader(io.StringIO(read_table_text(file), newline=""))
+    missing = set(COLUMNS) - set(reader.fieldnames or ())
+    if missing:
+        rule = f"lacks the columns {', '.join(sorted(missing))}"
+        raise refuse(shown(file), rule, "as hardware/measured/README.md says", 1)
+    for cells in reader:
+        try:
+            rows.append(_row(cells))
+        except (ValueError, TypeError) as error:
+            rule = f"is not a measured kernel: {error}"
+            mistakes.append(Mistake("", rule, file=shown(file), line=reader.line_num))
     if mistakes:
         raise SpecError(mistakes)
     return rows

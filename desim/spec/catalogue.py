@@ -10,7 +10,8 @@ from desim.errors import Mistake, SpecError
 from desim.spec.importers import hf
 from desim.spec.nodes import Node, dotted, merge
 from desim.spec.nodes import Path as KeyPath
-from desim.spec.yaml_source import read_file, shown
+from desim.spec.text_file import shown
+from desim.spec.yaml_source import read_file
 
 FOLDERS = {
     "workloads": "workloads",

@@ -19,7 +19,8 @@ from desim.spec.rules.run import check, settle
 from desim.spec.salvage import salvage
 from desim.spec.scenario import Scenario
 from desim.spec.tables import settle_tables
-from desim.spec.yaml_source import read_file, shown
+from desim.spec.text_file import shown
+from desim.spec.yaml_source import read_file
 
 
 @dataclass(frozen=True)

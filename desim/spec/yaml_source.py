@@ -5,8 +5,7 @@ YAML 1.2: `1e9` is a number, `on` and a date are text, a key that stands twice i
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -14,6 +13,10 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from desim.errors import Mistake, SpecError
 from desim.spec.nodes import Node, Scalar
+from desim.spec.text_file import read_yaml_text, refuse, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 50_000
@@ -27,15 +30,7 @@ def read_file(path: Path, mistakes: list[Mistake] | None = None) -> Node:
     Mistakes that leave something to read, such as a key that stands twice, go to `mistakes` where
     it is given.
     """
-    return read_text(_text(path), shown(path), mistakes)
-
-
-def shown(path: Path) -> str:
-    """Return `path` as messages show it: relative to the working directory where it lies below."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path).replace("\0", "?")
+    return read_text(read_yaml_text(path, MAX_FILE_BYTES), shown(path), mistakes)
 
 
 def read_text(text: str, file: str, mistakes: list[Mistake] | None = None) -> Node:
@@ -46,14 +41,14 @@ def read_text(text: str, file: str, mistakes: list[Mistake] | None = None) -> No
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 0
         problem = " ".join(str(part) for part in (error.context, error.problem) if part)
-        raise _refuse(file, f"is not valid YAML: {problem}", line=line) from None
+        raise refuse(file, f"is not valid YAML: {problem}", line=line) from None
     except YAMLError as error:
         first = str(error).splitlines()[0]
-        raise _refuse(file, f"is not valid YAML: {first}") from None
+        raise refuse(file, f"is not valid YAML: {first}") from None
     except (RecursionError, ValueError, OverflowError):
-        raise _refuse(file, "is not valid YAML: it is nested too deeply or malformed") from None
+        raise refuse(file, "is not valid YAML: it is nested too deeply or malformed") from None
     if root is None:
-        raise _refuse(file, "is empty", "write at least name, workload and cluster")
+        raise refuse(file, "is empty", "write at least name, workload and cluster")
     reader = _Reader(file)
     node = reader.node(root, root.start_mark.line + 1, 0)
     if mistakes is not None:
@@ -61,57 +56,6 @@ def read_text(text: str, file: str, mistakes: list[Mistake] | None = None) -> No
     elif reader.mistakes:
         raise SpecError(reader.mistakes)
     return node
-
-
-def _text(path: Path) -> str:
-    """Return the text of `path`, refused before reading where it cannot be a scenario."""
-    name = shown(path)
-    try:
-        if path.is_dir():
-            raise _refuse(name, "is a folder", "name a YAML file in it")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise _refuse(
-                name,
-                f"is too large to be a scenario: {size} bytes > {MAX_FILE_BYTES} bytes allowed",
-            )
-        data = _bounded(path, name)
-    except FileNotFoundError:
-        raise _refuse(name, "does not exist", _similar(path)) from None
-    except (OSError, ValueError) as error:
-        raise _refuse(name, f"cannot be read: {error}") from None
-    if b"\0" in data:
-        raise _refuse(name, "is a binary file, not YAML text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _refuse(name, f"is not UTF-8 text (byte {error.start} cannot be read)") from None
-
-
-def _bounded(path: Path, name: str) -> bytes:
-    """Read at most the allowed size, also where the size is not known beforehand."""
-    if not path.is_file():
-        raise _refuse(name, "is not a regular file")
-    with path.open("rb") as stream:
-        return stream.read(MAX_FILE_BYTES)
-
-
-def _similar(path: Path) -> str:
-    """Suggest files of the same folder with a name like the missing one."""
-    import difflib
-
-    try:
-        names = [entry for entry in os.listdir(path.parent) if entry.endswith((".yaml", ".yml"))]
-    except OSError:
-        return ""
-    close = difflib.get_close_matches(path.name, names, n=1) or difflib.get_close_matches(
-        f"{path.name}.yaml", names, n=1
-    )
-    return f"did you mean {path.parent / close[0]}?" if close else ""
-
-
-def _refuse(file: str, rule: str, hint: str = "", line: int = 0) -> SpecError:
-    return SpecError([Mistake(path="", rule=rule, hint=hint, file=file, line=line)])
 
 
 class _Reader:
@@ -126,7 +70,7 @@ class _Reader:
         self.count += 1
         if self.count > MAX_NODES or depth > MAX_DEPTH:
             limit = f"{MAX_NODES} values" if self.count > MAX_NODES else f"{MAX_DEPTH} levels"
-            raise _refuse(
+            raise refuse(
                 self.file,
                 f"holds more than {limit} once its aliases are expanded",
                 "write values out instead of nesting aliases",

@@ -79,6 +79,11 @@ class Assumptions:
                 ends_fewer = rule.ends_fewer
         return Assumed(filled, settings, ends_fewer)
 
+    def patterns(self, column: str, path: str) -> str:
+        """Return the patterns of a column for which a rule sets `path`, joined by commas."""
+        found = (rule.when.get(column, ()) for rule in self.rules if path in rule.settings)
+        return ", ".join(dict.fromkeys(pattern for patterns in found for pattern in patterns))
+
 
 def load_assumptions(path: str | Path) -> Assumptions:
     """Read an assumptions file; raises DesimError where it is not one."""

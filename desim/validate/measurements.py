@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from desim.errors import Mistake, SpecError
-from desim.spec.yaml_source import shown
+from desim.spec.text_file import read_table_text, refuse, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MAX_FILE_BYTES = 100_000_000
 #: The column that tells a file of memory measurements.
 ALLOCATED_GIB, RESERVED_GIB = "meas_peak_alloc_gib", "meas_reserved_gib"
 STEP_S, TOKENS_PER_S = "measured_step_time_s", "measured_tokens_per_s_per_gpu"
@@ -71,9 +70,9 @@ def read_measurements(path: Path) -> Measurements:
     Raises SpecError with every mistake found.
     """
     name = shown(path)
-    lines = list(_records(_text(path, name), name))
+    lines = list(_records(read_table_text(path), name))
     if not lines:
-        raise _refuse(name, "is empty", "its first line must name the columns")
+        raise refuse(name, "names no column", "its first line must name the columns")
     (_, head), body = lines[0], lines[1:]
     columns = [column.strip() for column in head]
     mistakes = list(_header_mistakes(columns, name))
@@ -126,25 +125,6 @@ def _row_mistakes(row: Measurement, seen: dict[str, int], name: str) -> Iterator
         yield Mistake("tier", "must be A or B", repr(row.tier), file=name, line=row.line)
 
 
-def _text(path: Path, name: str) -> str:
-    try:
-        if path.is_dir():
-            raise _refuse(name, "is a folder", "name a CSV file in it")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise _refuse(name, f"is larger than {MAX_FILE_BYTES} bytes")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise _refuse(name, "does not exist") from None
-    except (OSError, ValueError) as error:
-        raise _refuse(name, f"cannot be read: {error}") from None
-    if b"\0" in data:
-        raise _refuse(name, "is a binary file, not CSV text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _refuse(name, f"is not UTF-8 text (byte {error.start} cannot be read)") from None
-
-
 def _records(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the lines that are not blank, each with the number of the line it ends on."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -153,11 +133,7 @@ def _records(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
             if any(cell.strip() for cell in cells):
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise _refuse(name, f"is not valid CSV: {error}", line=reader.line_num) from None
-
-
-def _refuse(file: str, rule: str, hint: str = "", line: int = 0) -> SpecError:
-    return SpecError([Mistake("", rule, hint=hint, file=file, line=line)])
+        raise refuse(name, f"is not valid CSV: {error}", line=reader.line_num) from None
 
 
 def measured_step_s(row: Measurement) -> float | None:

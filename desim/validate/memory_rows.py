@@ -12,6 +12,7 @@ from desim.errors import SpecError
 from desim.spec.load import load_scenario
 from desim.spec.scenario import Scenario
 from desim.validate.assumptions import Assumptions, UnscoredError
+from desim.validate.cells import count, word
 
 #: Column `hw` begins with -> system.
 _SYSTEMS = {
@@ -32,36 +33,26 @@ def to_scenario(row: Mapping[str, str], _assumptions: Assumptions) -> Scenario:
         raise UnscoredError("; ".join(str(mistake) for mistake in error.mistakes[:2])) from None
 
 
-def _number(row: Mapping[str, str], column: str, default: int | None = None) -> int:
-    text = row.get(column, "")
-    if not text and default is not None:
-        return default
-    try:
-        return int(float(text))
-    except ValueError:
-        raise UnscoredError(f"{column} is not a number: {text!r}") from None
-
-
 def _stated(row: Mapping[str, str]) -> dict[str, Any]:
-    stages, virtual = _number(row, "pp", 1), _number(row, "vp", 1)
+    stages, virtual = count(row, "pp", 1), count(row, "vp", 1)
     return {
         "name": row.get("id", "row"),
         "workload": {
             "model": _model(row),
-            "sequence_length": _number(row, "seq"),
-            "global_batch": _number(row, "gbs"),
-            "micro_batch": _number(row, "mbs"),
-            "precision": {"compute": row["dtype"], "gradients": row["grad_dtype"]},
+            "sequence_length": count(row, "seq"),
+            "global_batch": count(row, "gbs"),
+            "micro_batch": count(row, "mbs"),
+            "precision": {"compute": word(row, "dtype"), "gradients": word(row, "grad_dtype")},
         },
-        "cluster": {"system": _system(row), "devices": _number(row, "gpus")},
+        "cluster": {"system": _system(row), "devices": count(row, "gpus")},
         "parallel": {
-            "tensor": _number(row, "tp", 1),
+            "tensor": count(row, "tp", 1),
             "sequence": row.get("sp") == "yes",
             "pipeline": stages,
             "virtual_stages": virtual,
-            "context": _number(row, "cp", 1),
-            "expert": _number(row, "ep", 1),
-            "zero": _number(row, "zero", 0),
+            "context": count(row, "cp", 1),
+            "expert": count(row, "ep", 1),
+            "zero": count(row, "zero", 0),
         },
         "policies": {
             "schedule": "interleaved" if virtual > 1 else "1f1b",
@@ -91,36 +82,36 @@ def _system(row: Mapping[str, str]) -> str:
 
 
 def _model(row: Mapping[str, str]) -> dict[str, Any]:
-    heads = _number(row, "heads")
+    heads = count(row, "heads")
     model: dict[str, Any] = {
         "family": "transformer",
         "name": row.get("model", ""),
         "source": row.get("source", ""),
-        "layers": _number(row, "layers_run"),
-        "hidden": _number(row, "hidden"),
+        "layers": count(row, "layers_run"),
+        "hidden": count(row, "hidden"),
         "heads": heads,
-        "kv_heads": _number(row, "kv_heads", heads),
-        "head_dim": _number(row, "head_dim"),
-        "ffn": _number(row, "ffn"),
-        "vocab": _number(row, "vocab_padded"),
+        "kv_heads": count(row, "kv_heads", heads),
+        "head_dim": count(row, "head_dim"),
+        "ffn": count(row, "ffn"),
+        "vocab": count(row, "vocab_padded"),
         "gated": True,
     }
     if row.get("attention") == "mla":
-        model["head_dim"] = _number(row, "qk_head_dim") + _number(row, "qk_rope_dim")
+        model["head_dim"] = count(row, "qk_head_dim") + count(row, "qk_rope_dim")
         model["mla"] = {
-            "q_rank": _number(row, "q_lora"),
-            "kv_rank": _number(row, "kv_lora"),
-            "nope_head_dim": _number(row, "qk_head_dim"),
-            "rope_head_dim": _number(row, "qk_rope_dim"),
-            "value_head_dim": _number(row, "v_head_dim"),
+            "q_rank": count(row, "q_lora"),
+            "kv_rank": count(row, "kv_lora"),
+            "nope_head_dim": count(row, "qk_head_dim"),
+            "rope_head_dim": count(row, "qk_rope_dim"),
+            "value_head_dim": count(row, "v_head_dim"),
         }
     if row.get("experts"):
         model["moe"] = {
-            "experts": _number(row, "experts"),
-            "top_k": _number(row, "topk"),
-            "ffn": _number(row, "moe_ffn"),
-            "shared_ffn": _number(row, "shared_expert_ffn", 0),
-            "dense_layers": _number(row, "dense_layers", 0),
+            "experts": count(row, "experts"),
+            "top_k": count(row, "topk"),
+            "ffn": count(row, "moe_ffn"),
+            "shared_ffn": count(row, "shared_expert_ffn", 0),
+            "dense_layers": count(row, "dense_layers", 0),
         }
         if row.get("moe_capacity", "").startswith("factor"):
             model["moe"]["capacity_factor"] = float(row["moe_capacity"].split()[1].rstrip(","))

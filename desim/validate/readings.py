@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
 from desim.spec.nodes import plain
-from desim.spec.yaml_source import read_file, shown
+from desim.spec.text_file import shown
+from desim.spec.yaml_source import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,6 +10,7 @@ from desim.errors import SpecError
 from desim.spec.load import load_scenario
 from desim.spec.scenario import Scenario
 from desim.validate.assumptions import Assumed, Assumptions, UnscoredError
+from desim.validate.cells import count, positive, word
 
 
 def to_scenario(row: Mapping[str, str], assumptions: Assumptions) -> Scenario:
@@ -23,48 +24,32 @@ def to_scenario(row: Mapping[str, str], assumptions: Assumptions) -> Scenario:
     for path, value in assumed.settings.items():
         _place(data, path.split("."), value)
     _settle(data, assumed)
+    if "system" not in data["cluster"]:
+        gpu, known = word(assumed.row, "gpu"), assumptions.patterns("gpu", "cluster.system")
+        raise UnscoredError(f"no assumption names a system for gpu {gpu!r}, only for: {known}")
     try:
         return load_scenario(data).scenario
     except SpecError as error:
         raise UnscoredError("; ".join(str(mistake) for mistake in error.mistakes[:2])) from None
 
 
-def _number(row: Mapping[str, str], column: str) -> float:
-    text = row.get(column, "")
-    if not text:
-        raise UnscoredError(f"{column} is neither stated nor assumed")
-    try:
-        return float(text)
-    except ValueError:
-        raise UnscoredError(f"{column} is not a number: {text!r}") from None
-
-
-def _count(row: Mapping[str, str], column: str, default: int | None = None) -> int:
-    if default is not None and not row.get(column):
-        return default
-    value = _number(row, column)
-    if value != int(value):
-        raise UnscoredError(f"{column} must be a whole number: {row[column]}")
-    return int(value)
-
-
 def _stated(assumed: Assumed) -> dict[str, Any]:
     """Return what a row states, as a scenario's mapping."""
     row = assumed.row
-    devices = _count(row, "num_gpus")
+    devices = count(row, "num_gpus")
     cut = {"tensor": "tp", "pipeline": "pp", "context": "cp", "expert": "ep"}
-    parallel: dict[str, Any] = {key: _count(row, column, 1) for key, column in cut.items()}
+    parallel: dict[str, Any] = {key: positive(row, column, 1) for key, column in cut.items()}
     if row.get("sp"):
-        parallel["sequence"] = _count(row, "sp") == 1
+        parallel["sequence"] = count(row, "sp") == 1
     if parallel["pipeline"] > 1 and row.get("vp"):
-        parallel["virtual_stages"] = _count(row, "vp")
+        parallel["virtual_stages"] = positive(row, "vp")
     return {
         "name": row.get("id", "row"),
         "workload": {
             "model": _model(row),
-            "sequence_length": _count(row, "seq_len"),
-            "global_batch": _count(row, "global_batch"),
-            "micro_batch": _count(row, "micro_batch"),
+            "sequence_length": count(row, "seq_len"),
+            "global_batch": count(row, "global_batch"),
+            "micro_batch": count(row, "micro_batch"),
         },
         "cluster": {"devices": devices},
         "parallel": parallel,
@@ -72,18 +57,18 @@ def _stated(assumed: Assumed) -> dict[str, Any]:
 
 
 def _model(row: Mapping[str, str]) -> dict[str, Any]:
-    heads = _count(row, "heads")
+    heads = positive(row, "heads")
     model: dict[str, Any] = {
         "family": "transformer",
         "name": row.get("model", ""),
         "source": row.get("source", ""),
-        "layers": _count(row, "num_layers"),
-        "hidden": _count(row, "hidden"),
+        "layers": count(row, "num_layers"),
+        "hidden": count(row, "hidden"),
         "heads": heads,
-        "kv_heads": _count(row, "kv_heads", heads),
-        "head_dim": _count(row, "hidden") // heads,
-        "ffn": _count(row, "ffn_hidden"),
-        "vocab": _count(row, "vocab"),
+        "kv_heads": count(row, "kv_heads", heads),
+        "head_dim": count(row, "hidden") // heads,
+        "ffn": count(row, "ffn_hidden"),
+        "vocab": count(row, "vocab"),
         "gated": True,
     }
     if row.get("moe"):

@@ -46,10 +46,11 @@ def test_fit_only_writes_a_device_that_a_scenario_names(table: Path, cli: Cli) -
     ("options", "words"),
     [
         (["--fit-only"], "needs --out or --device"),
-        (["--fit-only", "--out", "none.csv"], "none.csv: cannot be read"),
+        (["--fit-only", "--out", "none.csv"], "none.csv: does not exist"),
         (["--fit-only", "--device", "h10"], "no device has this name"),
-        (["--only", "gemm,sums"], "no such part (got 'sums')"),
-        (["collectives", "none.csv", "--gpu", "x", "--system", "y"], "none.csv: cannot be read"),
+        (["--only", "gemm,sums"], "no such part (got 'sums'); there are gemm, "),
+        (["--formats", "int3"], "no such format (got 'int3'); there are bf16, "),
+        (["collectives", "none.csv", "--gpu", "x", "--system", "y"], "none.csv: does not exist"),
     ],
 )
 def test_mistakes_are_named(
@@ -67,6 +68,31 @@ def test_rows_of_an_unknown_gpu(cli: Cli) -> None:
     said = cli("calibrate", "collectives", file, "--gpu", "none", "--system", "dgx_h100_ndr400")
     assert said.code == 2
     assert "has 0 rows of one node with gpu 'none'" in said.err
+    assert "there are a100_sxm, " in said.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "mine.csv: is empty"),
+        ("gpu;op\nx;all_reduce\n", "mine.csv:1: has semicolons between its columns"),
+        ("op,nodes\nall_reduce,1\n", "mine.csv:1: lacks the column gpu"),
+        ("gpu,op\nx,all_reduce\n", "mine.csv:2: is not a measured collective: lacks the column"),
+        (
+            "gpu,op,num_gpus,nodes,bytes,time_ms\nx,all_reduce,8,1,large,0.1\n",
+            "mine.csv:2: is not a measured collective: could not convert",
+        ),
+    ],
+)
+def test_tables_of_collectives_that_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli, content: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.csv").write_text(content)
+    options = ("--gpu", "x", "--system", "dgx_h100_ndr400")
+    said = cli("calibrate", "collectives", "mine.csv", *options)
+    assert (said.code, said.out) == (2, "")
+    assert words in said.err
 
 
 def test_without_a_gpu_it_says_so(

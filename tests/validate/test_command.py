@@ -154,7 +154,11 @@ HEAD = "id,measured_step_time_s\n"
     ("content", "words"),
     [
         (b"", "mine.csv: is empty"),
+        (b",,\n \n", "mine.csv: names no column"),
         (b"\x89PNG\x00", "mine.csv: is a binary file"),
+        (HEAD.encode("utf-16"), "mine.csv: is UTF-16 text; save it as UTF-8"),
+        (b"id;measured_step_time_s\na;1\n", "mine.csv:1: has semicolons between its columns"),
+        (b"id\tmeasured_step_time_s\na\t1\n", "mine.csv:1: has tabs between its columns"),
         (b"id\n\xff\xfe\n", "mine.csv: is not UTF-8 text"),
         (HEAD.encode(), "mine.csv: holds no row"),
         (b"id,step_time_s\na,1\n", "'step_time_s' is close to 'measured_step_time_s'"),

@@ -37,5 +37,7 @@ def test_what_the_columns_say() -> None:
 def test_unreadable_rows_say_why() -> None:
     with pytest.raises(UnscoredError, match="hidden is not a number: 'wide'"):
         to_scenario({**ROWS["B200-03"], "hidden": "wide"}, Assumptions())
+    with pytest.raises(UnscoredError, match="grad_dtype is neither stated nor assumed"):
+        to_scenario({**ROWS["B200-03"], "grad_dtype": ""}, Assumptions())
     with pytest.raises(UnscoredError, match="hw is not known"):
         to_scenario({**ROWS["B200-03"], "hw": "abacus"}, Assumptions())

@@ -71,6 +71,29 @@ def test_a_missing_value_is_named(column: str) -> None:
         to_scenario({**ROW, column: ""}, Assumptions((SYSTEM,)))
 
 
+@pytest.mark.parametrize(
+    ("column", "text", "why"),
+    [
+        ("hidden", "wide", "hidden is not a number: 'wide'"),
+        ("hidden", "1e999", "hidden must be finite: '1e999'"),
+        ("micro_batch", "2.5", "micro_batch must be a whole number: '2.5'"),
+        ("heads", "0", "heads must be above 0: 0"),
+        ("pp", "0", "pp must be above 0: 0"),
+    ],
+)
+def test_a_wrong_number_is_named(column: str, text: str, why: str) -> None:
+    with pytest.raises(UnscoredError, match=why):
+        to_scenario({**ROW, column: text}, Assumptions((SYSTEM,)))
+
+
+def test_an_unknown_gpu_is_named_with_those_that_are_known() -> None:
+    rule = Rule(when={"gpu": ("A100*", "B200")}, settings=SYSTEM.settings)
+    with pytest.raises(UnscoredError, match=r"gpu 'H100', only for: A100\*, B200$"):
+        to_scenario(ROW, Assumptions((rule,)))
+    with pytest.raises(UnscoredError, match="gpu is neither stated nor assumed"):
+        to_scenario({**ROW, "gpu": ""}, Assumptions((rule,)))
+
+
 def test_an_impossible_row_says_why() -> None:
     with pytest.raises(UnscoredError, match="tensor"):
         to_scenario({**ROW, "tp": "3"}, Assumptions((SYSTEM,)))
