@@ -70,15 +70,20 @@ def _complain(error: SpecError) -> None:
     print(f"desim: {count} {plural}; nothing was run or written", file=sys.stderr)
 
 
-def run_parser() -> argparse.ArgumentParser:
-    """Options of a run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m desim",
-        usage=_USAGE,
-        description="A discrete-event simulator of the clusters that train large models.",
+def _parser(command: str, description: str, usage: str | None = None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python -m desim {command}".rstrip(),
+        usage=usage,
+        description=description,
         epilog=_CODES,
         allow_abbrev=False,
     )
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """Options of a run."""
+    what = "A discrete-event simulator of the clusters that train large models."
+    parser = _parser("", what, _USAGE)
     _scenario_options(parser)
     parser.add_argument("--out", metavar="DIR", help="results folder (default: traces_out/NAME)")
     parser.add_argument(
@@ -108,23 +113,15 @@ class _Version(argparse.Action):
 
 def check_parser() -> argparse.ArgumentParser:
     """Options of `check`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m desim check",
-        description="Validate a scenario and estimate its memory; nothing is played or written.",
-        epilog=_CODES,
-        allow_abbrev=False,
-    )
+    what = "Validate a scenario and estimate its memory; nothing is played or written."
+    parser = _parser("check", what)
     _scenario_options(parser)
     return parser
 
 
 def list_parser() -> argparse.ArgumentParser:
     """Options of `list`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m desim list",
-        description="List what scenarios can name.",
-        allow_abbrev=False,
-    )
+    parser = _parser("list", "List what scenarios can name.")
     kinds = ", ".join(LISTS)
     parser.add_argument("kind", nargs="?", choices=LISTS, metavar="KIND", help=f"one of {kinds}")
     return parser
@@ -132,12 +129,8 @@ def list_parser() -> argparse.ArgumentParser:
 
 def validate_parser() -> argparse.ArgumentParser:
     """Options of `validate`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m desim validate",
-        description="Turn rows of measurements into scenarios, play them and print the errors.",
-        epilog=_CODES,
-        allow_abbrev=False,
-    )
+    what = "Turn rows of measurements into scenarios, play them and print the errors."
+    parser = _parser("validate", what)
     add = parser.add_argument
     add("file", metavar="FILE.csv", help="rows with the columns of validation/step_time.csv")
     add("--tier", choices=("A", "B"), help="rows of one tier only")
@@ -155,14 +148,12 @@ def validate_parser() -> argparse.ArgumentParser:
 
 def calibrate_parser() -> argparse.ArgumentParser:
     """Options of `calibrate`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m desim calibrate",
-        usage="python -m desim calibrate [options]\n"
-        "       python -m desim calibrate collectives FILE.csv --gpu GPU --system SYSTEM",
-        description="Measure the kernels of this machine's GPU with PyTorch and fit its device.",
-        epilog=_CODES,
-        allow_abbrev=False,
+    what = "Measure the kernels of this machine's GPU with PyTorch and fit its device."
+    usage = (
+        "python -m desim calibrate [options]\n"
+        "       python -m desim calibrate collectives FILE.csv --gpu GPU --system SYSTEM"
     )
+    parser = _parser("calibrate", what, usage)
     add = parser.add_argument
     add("--out", metavar="FILE.csv", help="table to write or continue "
         "(default: hardware/measured/DEVICE.csv)")  # fmt: skip
@@ -178,12 +169,8 @@ def calibrate_parser() -> argparse.ArgumentParser:
 
 def collectives_parser() -> argparse.ArgumentParser:
     """Options of `calibrate collectives`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m desim calibrate collectives",
-        description="Fit the collectives of a node; prints the fields of its system.",
-        epilog=_CODES,
-        allow_abbrev=False,
-    )
+    what = "Fit the collectives of a node; prints the fields of its system."
+    parser = _parser("calibrate collectives", what)
     add = parser.add_argument
     add("file", metavar="FILE.csv", help="rows with the columns of validation/collectives.csv")
     add("--gpu", required=True, help="rows to take, by their column gpu")

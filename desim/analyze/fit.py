@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from desim.errors import SpecError
 from desim.plan.build import build_programs, make_context
@@ -15,25 +15,29 @@ if TYPE_CHECKING:
     from desim.spec.scenario import Scenario
 
 
-def estimate_peaks(scenario: Scenario) -> dict[str, float]:
-    """Return the peak memory in bytes of every stage, without playing the scenario."""
-    _, ledgers = build_programs(make_context(scenario))
-    return {str(stage): ledger.peak_bytes for stage, ledger in enumerate(ledgers)}
+class Estimate(NamedTuple):
+    """Memory of a stage: the peak of its ledger, and what it needs of its device with the rest."""
+
+    peak_bytes: float
+    needed_bytes: float
 
 
-def estimate_needs(scenario: Scenario) -> dict[str, float]:
-    """Return what every stage needs of its device in bytes, without playing the scenario."""
+def estimate_memory(scenario: Scenario) -> list[Estimate]:
+    """Return the memory of every stage, without playing the scenario."""
     context = make_context(scenario)
     programs, ledgers = build_programs(context)
-    return {
-        str(stage): max(reserved_bytes(ledger), ledger.peak_bytes) + outside_bytes(context, program)
-        for stage, (program, ledger) in enumerate(zip(programs, ledgers, strict=True))
-    }
+    return [
+        Estimate(
+            ledger.peak_bytes,
+            max(reserved_bytes(ledger), ledger.peak_bytes) + outside_bytes(context, program),
+        )
+        for program, ledger in zip(programs, ledgers, strict=True)
+    ]
 
 
 def savings(scenario: Scenario, stage: int) -> dict[str, float]:
     """Bytes that each single change, itself a valid scenario, takes off the need of `stage`."""
-    peak = estimate_needs(scenario)[str(stage)]
+    need = estimate_memory(scenario)[stage].needed_bytes
     plain = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
     found = {}
     for changes in _changes(scenario):
@@ -41,7 +45,8 @@ def savings(scenario: Scenario, stage: int) -> dict[str, float]:
             variant = load_scenario(plain, changes).scenario
         except SpecError:
             continue
-        found[changes[0].replace("=", ": ")] = peak - max(estimate_needs(variant).values())
+        least = max(one.needed_bytes for one in estimate_memory(variant))
+        found[changes[0].replace("=", ": ")] = need - least
     return found
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _FEWEST = 12  # rows that determine the constants of a part; with fewer the device keeps its own
 _WHOLE_LINES = 128  # bytes of alignment from which GEMMs run at the full rate
-_VARIANTS = ("forward", "backward")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from desim.spec.scenario import Parallel
 
-AXES = ("tp", "cp", "ep", "dp", "pp")
-
 
 @dataclass(frozen=True, slots=True)
 class Mesh:

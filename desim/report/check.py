@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from desim.analyze.fit import estimate_needs, estimate_peaks
+from desim.analyze.fit import estimate_memory
 from desim.models.count import flops_per_sample, parameter_count
 from desim.network.topology import build_topology
 from desim.plan.disturb import disturb
@@ -30,7 +30,7 @@ def examine(scenario: Scenario) -> dict[str, Any]:
     topology = build_topology(cluster.system, cluster.devices)
     disturb(scenario, topology)
     mesh = build_mesh(scenario.parallel)
-    peaks, needs = estimate_peaks(scenario), estimate_needs(scenario)
+    memory = estimate_memory(scenario)
     capacity = cluster.system.device.memory_bytes
     flops = flops_per_sample(workload) * workload.global_batch
     data = mesh.sizes["dp"]
@@ -44,10 +44,10 @@ def examine(scenario: Scenario) -> dict[str, Any]:
         "order": "-".join(mesh.order),
         "groups": _groups(mesh, cluster.system.devices_per_node),
         "micro_batches": workload.global_batch // (workload.micro_batch * data),
-        "peak_memory_bytes": peaks,
-        "needed_memory_bytes": needs,
+        "peak_memory_bytes": {str(stage): one.peak_bytes for stage, one in enumerate(memory)},
+        "needed_memory_bytes": {str(stage): one.needed_bytes for stage, one in enumerate(memory)},
         "device_memory_bytes": capacity,
-        "fits": all(need <= capacity for need in needs.values()),
+        "fits": all(one.needed_bytes <= capacity for one in memory),
     }
 
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from desim.plan.build import make_context
-from desim.plan.mesh import AXES, Mesh, build_mesh
+from desim.plan.mesh import Mesh, build_mesh
 from desim.plan.pipeline_step import stage_chunks
 from tests.jobs import BASE, job
 
+AXES = ("tp", "cp", "ep", "dp", "pp")
 MESHES = st.builds(
     Mesh,
     st.permutations(AXES).map(tuple),
