@@ -1,6 +1,6 @@
 """Where the time of one rank went: every picosecond of the window in exactly one category.
 
-Categories and their order of precedence: design.md section 6. A category's time is what it adds to
+`CATEGORIES` are in their order of precedence. A category's time is what it adds to
 the union of the intervals of all categories before it, so the sum is exact by construction.
 """
 

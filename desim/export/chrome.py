@@ -1,6 +1,6 @@
 """The record as a Chrome trace that Perfetto opens.
 
-What Perfetto needs is listed in design.md section 8: no thread 0, both ends of a span rounded to
+What Perfetto needs, by its trace processor: no thread 0, both ends of a span rounded to
 integer nanoseconds before the duration is taken, spans on one thread nest or touch.
 """
 

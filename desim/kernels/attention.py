@@ -67,7 +67,7 @@ def head_dim_factor(op: Op, device: Device, peak: float) -> float:
     """Return the rate at the op's head dimension over that at 128.
 
     Each score costs 4d FLOPs of GEMM forward (10d backward) and one exponential on units that are
-    far slower (989 against 3.9 TFLOP/s on H100: Shah et al. 2024, arXiv:2407.08608, section 1),
+    far slower (989 against 3.9 TFLOP/s on H100: Shah et al. 2024, arXiv:2407.08608, section 3.1),
     which adds as much time as d0 more dimensions: rate ~ d / (d + d0). With nothing hidden, d0 is
     60 for H100 forward; that paper's figure 5 (64: 497, 128: 648, 256: 756 TFLOP/s) gives 56.
     Kernels with values narrower than keys gain nothing beyond 128 (validation/op_efficiency.csv).

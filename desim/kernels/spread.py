@@ -22,8 +22,8 @@ def slowest_of(device: Device, count: int) -> Device:
     """Return the slowest of `count` devices of one kind: its clock under load, hence its peak.
 
     The clock that a power cap leaves differs from chip to chip (Sinha et al. 2022, "Not All GPUs
-    Are Created Equal", SC22); `kernels.clock_spread` is the standard deviation of the time that a
-    compute-bound kernel takes.
+    Are Created Equal", arXiv:2208.11035); `kernels.clock_spread` is the standard deviation of the
+    time that a compute-bound kernel takes.
     """
     slower = 1 + device.kernels.clock_spread * expected_largest(count)
     if slower == 1:

@@ -136,7 +136,7 @@ def dense_parameters(model: Dlrm) -> int:
 
 
 def model_flops_per_sample(model: Transformer | Dlrm, sequence_length: int) -> float:
-    """Return the FLOPs of training on one sample that MFU counts (design.md, section 6).
+    """Return the FLOPs of training on one sample that MFU counts.
 
     A transformer: per token 6 x parameters in matrix products (LM head in, embedding look-up out)
     + 12 L h s of attention, h being heads x head dimension (the mean of a key's and a value's),

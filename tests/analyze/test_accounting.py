@@ -1,4 +1,4 @@
-"""Every picosecond of a rank's window is in exactly one category, by design.md section 6."""
+"""Every picosecond of a rank's window is in exactly one category."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def all_reduce(places: Places) -> Profile:
     """Ring all-reduce: 2 (n - 1) steps, 2 (n - 1) / n of the input over every hop.
 
-    Patarasu and Yuan 2009, section 4 (reduce-scatter, then all-gather).
+    Patarasuk and Yuan 2009, section 4 (reduce-scatter, then all-gather).
     """
     return _ring(places, rounds=2)
 
