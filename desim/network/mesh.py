@@ -6,6 +6,7 @@ are not members are of no use to it. Every ring leaves a device by another link.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING
@@ -58,15 +59,30 @@ def _cycles(links: Links, members: tuple[int, ...]) -> list[list[_Edge]]:
 
 
 def _most(cycles: list[list[_Edge]], free: dict[_Edge, int]) -> int:
-    """Most cycles that fit into the free links together."""
+    """Most cycles that fit into the free links together.
+
+    Every cycle takes two links of each member: half of the fewest ends the search.
+    """
+    bound = _fewest_links(free) // 2
     most = 0
     for index, cycle in enumerate(cycles):
+        if most == bound:
+            break
         if all(free[edge] for edge in cycle):
             left = dict(free)
             for edge in cycle:
                 left[edge] -= 1
             most = max(most, 1 + _most(cycles[index:], left))
     return most
+
+
+def _fewest_links(free: dict[_Edge, int]) -> int:
+    """Free links of the member that has the fewest."""
+    ends: Counter[int] = Counter()
+    for edge, number in free.items():
+        for member in edge:
+            ends[member] += number
+    return min(ends.values())
 
 
 def ring_factor(system: System, members: tuple[int, ...], rounds: int) -> float:

@@ -68,3 +68,10 @@ def test_links_that_are_not_a_mesh_are_refused():
         spec = system(intra_node="mesh", mesh_links=links)
         with pytest.raises(SpecError, match="mesh_links"):
             build_topology(spec, 8)
+
+
+@pytest.mark.parametrize(("size", "number"), [(3, 2), (4, 2), (5, 4), (6, 4), (7, 6), (8, 6)])
+def test_a_whole_mesh_has_the_rings_of_a_complete_graph(size: int, number: int) -> None:
+    """K_n holds (n - 1) // 2 cycles through all its vertices that share no edge (Walecki)."""
+    links = tuple(tuple(int(i != j) for j in range(size)) for i in range(size))
+    assert rings(links, tuple(range(size))) == number
