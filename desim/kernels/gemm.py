@@ -73,13 +73,16 @@ def gemm_unit(op: Op, device: Device) -> GemmUnit:
 
 
 def gemm_time(op: Op, device: Device) -> KernelTime:
-    """Return the time of a GEMM alone; its work is that of its shape, whatever counts as FLOPs."""
+    """Return the time of a GEMM alone; its work is that of its shape, whatever counts as FLOPs.
+
+    Siblings fill each other's waves: each takes its share of the time of all as one batch.
+    """
     m, n, k = op.shape[:3]
-    batch = op.shape[3] if len(op.shape) > 3 else 1
+    batch = op.siblings * (op.shape[3] if len(op.shape) > 3 else 1)
     sizes = np.array([[m], [n], [k], [batch]], dtype=float)
-    crossing = np.array([[op.read_bytes + op.write_bytes]])
+    crossing = np.array([[op.siblings * (op.read_bytes + op.write_bytes)]])
     compute, extra = (
-        float(part[0]) for part in best_kernel(sizes, crossing, gemm_unit(op, device))
+        float(part[0]) / op.siblings for part in best_kernel(sizes, crossing, gemm_unit(op, device))
     )
     memory = memory_s(device, op.read_bytes + extra, op.write_bytes)
     return KernelTime(compute, memory, device.kernels.floor_s)

@@ -5,6 +5,11 @@ asynchronous tensor parallelism (`_fused_all_gather_matmul`, `_fused_matmul_redu
 engines move the chunks between the members, so that no SM is lost. In the column-parallel backward
 pass the whole collectives run beside the other GEMM (`ub_bulk_dgrad`, `ub_bulk_wgrad`), as without
 chunks.
+
+The GEMMs of the chunks go to several streams in turn (Transformer Engine, comm_gemm_overlap.cpp:
+three, `NVTE_COMM_OVERLAP_MAX_STREAMS`, of which a reduce-scatter lets two run at a time; PyTorch's
+symmetric memory: two): the first tiles of one run on the SMs that the last wave of the one before
+it leaves idle.
 """
 
 from __future__ import annotations
@@ -91,6 +96,7 @@ def _parts(ops: tuple[Op, ...], ranks: int) -> tuple[tuple[Op, ...], Op, tuple[O
         read_bytes=whole.read_bytes * (rows * k + k * n) / (m * k + k * n),
         write_bytes=whole.write_bytes / ranks,
         shape=(rows, n, k),
+        siblings=ranks,
     )
     return ops[:at], part, ops[at + 1 :]
 

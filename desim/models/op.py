@@ -40,7 +40,8 @@ class Op:
     (batch, heads, kv_heads, queries, keys, head_dim) of attention, else the number of elements.
     `variant` is the GEMM's layout (`forward`, `dgrad`, `wgrad`), attention's pass
     (`forward`, `backward`), else empty. `flops` counts a multiply-add as two and a causal mask
-    as half. Bytes are those that must cross device memory once.
+    as half. Bytes are those that must cross device memory once. `siblings` counts equal GEMMs, this
+    one among them, that follow each other on streams of their own.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Op:
     write_bytes: float
     shape: tuple[int, ...] = ()
     variant: str = ""
+    siblings: int = 1
 
     @property
     def groups(self) -> int:

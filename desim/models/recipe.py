@@ -12,8 +12,9 @@ columns. What that costs in passes over memory is the data of this file, in byte
   (activations, gradients) or 128 x 128 (weights; DeepSeek-AI 2024, arXiv:2412.19437, 3.3.2),
   `mxfp8` one byte per 32 (Rouhani et al. 2023, arXiv:2310.10537), `nvfp4` one byte per 16 and a
   scale per tensor; its columns go through a random Hadamard transform, a kernel of its own (NVIDIA
-  2025, arXiv:2509.25149, section 4). Weights are quantised once per step, whatever the number of
-  micro-batches. One quantised copy of the input is saved.
+  2025, arXiv:2509.25149, section 4), unless that is switched off (`NVTE_NVFP4_DISABLE_RHT`). Weights
+  are quantised once per step, whatever the number of micro-batches. One quantised copy of the input
+  is saved.
 - torchao (float8 and MX training): operands are converted where they are used and again in the
   backward pass, from 16-bit tensors that are saved. `tensorwise` and `rowwise` read for the amax,
   then convert; a compiled chain is one kernel per reading, in eager mode every call is one.
@@ -58,7 +59,8 @@ class Casts(NamedTuple):
 class Recipe:
     """What quantises the operands of linear layers, and into what.
 
-    `dtype` is the format of the GEMMs. `engine` says that Transformer Engine's kernels run, else
+    `dtype` is the format of the GEMMs. `hadamard`: columns of 4-bit activations and gradients are
+    transformed. `engine` says that Transformer Engine's kernels run, else
     torchao's (`fused`: compiled). `transposes`: the second copy of a tensor with one scale is
     needed. `norm` says that a norm is fused with the linear layer behind it.
     """
@@ -69,6 +71,7 @@ class Recipe:
     fused: bool
     transposes: bool
     norm: bool
+    hadamard: bool = True
 
     @property
     def per_tensor(self) -> bool:
@@ -136,7 +139,7 @@ class Recipe:
 
     def _four_bit(self, operand: Operand, width: float) -> tuple[Stream, ...]:
         """Weights have square blocks, one copy for both axes; the others a transform of columns."""
-        if operand == "weight":
+        if operand == "weight" or not self.hadamard:
             return (Stream("cast", width, 2 * self.copy_bytes),)
         return (
             Stream("cast", width, self.copy_bytes),
@@ -207,6 +210,7 @@ def recipe_of(precision: Precision, fusion: str, *, any_layout: bool) -> Recipe 
         fused=fusion != "eager",
         transposes=not any_layout,
         norm=fusion == "te",
+        hadamard=precision.hadamard,
     )
 
 

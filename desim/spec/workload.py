@@ -126,6 +126,9 @@ class Precision(Spec):
     """Linear layers of the blocks in fp8 (`nvfp4`: fp4) while `compute` stays in 16 bits. One scale
     per tensor from earlier steps (`delayed`) or from the tensor itself (`tensorwise`), per row
     (torchao), per block of 128 (DeepSeek), of 32 (`mxfp8`), of 16 (`nvfp4`)."""
+    hadamard: bool = True
+    """Whether `nvfp4` transforms the columns of activations and gradients by a random Hadamard
+    matrix (Transformer Engine does unless `NVTE_NVFP4_DISABLE_RHT` is set)."""
     low_precision_parameters: bool = False
     """Whether weights of the recipe's layers are kept and gathered in its format."""
     bf16_first_layers: Annotated[int, Ge(0)] = 0

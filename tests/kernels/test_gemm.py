@@ -45,6 +45,15 @@ def test_part_of_the_last_wave_is_lost(device: Device) -> None:
     assert seconds[1].compute_s / seconds[0].compute_s == pytest.approx(1.6 / 1.5)
 
 
+def test_siblings_fill_each_others_waves(device: Device) -> None:
+    """Two GEMMs of 150 tiles on 100 SMs are three whole waves: none of the rate is lost."""
+    lossy = with_shape(device, wave_loss=1.0, prologue_k=0.0)
+    alone = gemm(1920, 2560, 8192)
+    whole = alone.flops / (400e12 * 0.5)
+    assert gemm_time(replace(alone, siblings=2), lossy).compute_s == pytest.approx(whole)
+    assert gemm_time(alone, lossy).compute_s > 1.05 * whole
+
+
 def test_weight_gradients_in_fp32_run_at_their_own_rate(device: Device) -> None:
     kernels = device.kernels.model_copy(update={"gemm_accumulate": 0.8})
     slower = device.model_copy(update={"kernels": kernels})

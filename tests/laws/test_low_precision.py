@@ -288,3 +288,12 @@ def test_amax_and_gradients_keep_the_order_of_their_communicators() -> None:
         for a in amax
         for b in buckets
     )
+
+
+def test_without_the_hadamard_transform_both_copies_come_from_one_reading() -> None:
+    """NVFP4: amax and cast read 2 bytes each and write two copies of 1/2 + 1/16 byte."""
+    precision = Precision(recipe="nvfp4", hadamard=False)
+    shard = Shard(1, True, 1, 1, 2, 512, precision, Kernels(fusion="te"), any_layout=True)
+    layer = transformer_block(MODEL, shard)
+    assert cast_bytes(layer) == pytest.approx((INPUTS + OUTPUTS) * (2 + 2 + 1 + 2 / 16))
+    assert cast_bytes(layer) < cast_bytes(block("nvfp4", blackwell=True))
