@@ -12,7 +12,7 @@ columns. What that costs in passes over memory is the data of this file, in byte
   (activations, gradients) or 128 x 128 (weights; DeepSeek-AI 2024, arXiv:2412.19437, 3.3.2),
   `mxfp8` one byte per 32 (Rouhani et al. 2023, arXiv:2310.10537), `nvfp4` one byte per 16 and a
   scale per tensor; its columns go through a random Hadamard transform, a kernel of its own (NVIDIA
-  2025, arXiv:2509.25149, section 4), unless that is switched off (`NVTE_NVFP4_DISABLE_RHT`). Weights
+  2025, arXiv:2509.25149, section 4), unless `NVTE_NVFP4_DISABLE_RHT` switches that off. Weights
   are quantised once per step, whatever the number of micro-batches. One quantised copy of the input
   is saved.
 - torchao (float8 and MX training): operands are converted where they are used and again in the
