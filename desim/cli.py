@@ -290,12 +290,14 @@ def _validate(given: Sequence[str]) -> int:
 
     show = sys.stderr.isatty() and not options.quiet
     try:
-        text = validate(vars(options), show=show, command=["validate", *given])
+        text, unscored = validate(vars(options), show=show, command=["validate", *given])
     except OSError as error:
         return _cannot_write(error)
     if not options.quiet:
         print(text, end="")
-    return OK
+    if unscored:
+        print(f"error: {unscored}", file=sys.stderr)
+    return YOURS if unscored else OK
 
 
 def _calibrate(given: Sequence[str]) -> int:

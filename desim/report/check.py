@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from desim.analyze.fit import estimate_memory
-from desim.models.count import flops_per_sample, parameter_count
+from desim.models.count import active_parameter_count, flops_per_sample, parameter_count
 from desim.network.topology import build_topology
 from desim.plan.disturb import disturb
 from desim.plan.mesh import build_mesh
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def examine(scenario: Scenario) -> dict[str, Any]:
-    """Return mesh, parameter count, FLOPs and memory estimate of a valid scenario.
+    """Return mesh, parameter counts, FLOPs and memory estimate of a valid scenario.
 
     Raises SpecError where a disturbance names no link.
     """
@@ -38,6 +38,7 @@ def examine(scenario: Scenario) -> dict[str, Any]:
         "name": scenario.name,
         "scenario": scenario.model_dump(mode="json", by_alias=True, exclude_none=True),
         "parameters": parameter_count(workload.model),
+        "active_parameters": active_parameter_count(workload.model),
         "model_flops_per_step": flops,
         "num_devices": cluster.devices,
         "mesh": mesh.sizes,
@@ -66,6 +67,8 @@ def check_text(findings: Mapping[str, Any], scenario: Scenario, notes: Sequence[
     """Write the resolved scenario and the findings for a terminal, what matters most last."""
     lines = [dump_scenario(scenario), f"{findings['name']}: valid"]
     lines.append(f"  parameters     {findings['parameters']:,}")
+    if findings["active_parameters"] != findings["parameters"]:
+        lines[-1] += f", of which a token meets {findings['active_parameters']:,}"
     lines.append(f"  model FLOPs    {findings['model_flops_per_step']:.4g} per step")
     lines.append(f"  devices        {findings['num_devices']:,}")
     mesh = " ".join(f"{axis}{size}" for axis, size in findings["mesh"].items())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
 from desim.report.progress import Bar
+from desim.spec.text_file import shown
 from desim.validate.files import require_places, write_json, write_scenarios, write_table
 from desim.validate.page import write_page
 from desim.validate.readings import read_readings
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 _WRITTEN = ("json", "table", "write_scenarios", "report")
 
 
-def validate(options: Mapping[str, Any], *, show: bool, command: Sequence[str]) -> str:
+def validate(options: Mapping[str, Any], *, show: bool, command: Sequence[str]) -> tuple[str, str]:
     """Compare a file with what desim says, write what was asked for, return the text to print.
+
+    Where no row could be scored the second text says so, with the first row's reason; else it is
+    empty.
 
     `options` are those of the command line by name, `command` its words as the page shows them,
     `show` whether to draw a bar. Raises SpecError for what is wrong with the file or an option and
@@ -51,9 +55,19 @@ def validate(options: Mapping[str, Any], *, show: bool, command: Sequence[str]) 
     if places["report"] is not None:
         write_page(comparison, readings, command, places["report"])
         written.append(str(places["report"]))
-    return "\n".join(
-        [render(comparison, readings).rstrip(), *_closing(comparison, took_s, written)]
-    )
+    text = [render(comparison, readings).rstrip(), *_closing(comparison, took_s, written)]
+    return "\n".join(text), _unscored(comparison)
+
+
+def _unscored(comparison: Comparison) -> str:
+    """Say that no row could be scored, if so: where a column is missing, every row lacks it."""
+    if any(isinstance(part, dict) and part.get("scored") for part in comparison.report.values()):
+        return ""
+    rows, first = len(comparison.rows), comparison.report["unscored"][0]
+    many = "its row" if rows == 1 else f"none of its {rows} rows"
+    could = "could not" if rows == 1 else "could"
+    reason = f"{first['id']}: {first['reason']}"
+    return f"{shown(comparison.request.file)}: {many} {could} be scored; {reason}"
 
 
 def _processes(jobs: int | None) -> int:

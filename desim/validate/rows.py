@@ -26,7 +26,9 @@ def to_scenario(row: Mapping[str, str], assumptions: Assumptions) -> Scenario:
     _settle(data, assumed)
     if "system" not in data["cluster"]:
         gpu, known = word(assumed.row, "gpu"), assumptions.patterns("gpu", "cluster.system")
-        raise UnscoredError(f"no assumption names a system for gpu {gpu!r}, only for: {known}")
+        raise UnscoredError(
+            f"no assumption names a system for gpu {gpu!r}, only for: {known}; add a rule"
+        )
     try:
         return load_scenario(data).scenario
     except SpecError as error:

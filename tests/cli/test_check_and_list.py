@@ -28,12 +28,22 @@ def test_check_text(cli: Cli) -> None:
         assert words in said.out, words
 
 
+def test_check_tells_what_of_a_mixture_a_token_meets(tiny: Path, cli: Cli) -> None:
+    moe = "workload.model.moe={experts: 8, top_k: 2, ffn: 512}"
+    said = cli("check", tiny, "--set", moe)
+    found = cli("check", tiny, "--set", moe, "--json").json
+    whole, active = found["parameters"], found["active_parameters"]
+    assert f"parameters     {whole:,}, of which a token meets {active:,}\n" in said.out
+    model = found["scenario"]["workload"]["model"]
+    assert whole - active == model["layers"] * 6 * 3 * model["hidden"] * 512
+
+
 def test_check_json(tiny: Path, cli: Cli) -> None:
     found = cli("check", tiny, "--json").json
     assert set(found) == {
-        "name", "scenario", "parameters", "model_flops_per_step", "num_devices", "mesh", "order",
-        "groups", "micro_batches", "peak_memory_bytes", "needed_memory_bytes",
-        "device_memory_bytes", "fits", "notes",
+        "name", "scenario", "parameters", "active_parameters", "model_flops_per_step",
+        "num_devices", "mesh", "order", "groups", "micro_batches", "peak_memory_bytes",
+        "needed_memory_bytes", "device_memory_bytes", "fits", "notes",
     }  # fmt: skip
     assert found["mesh"] == {"tp": 2, "cp": 1, "ep": 1, "dp": 2, "pp": 2}
     assert found["groups"]["pp"] == {"ranks": 2, "groups": 4, "nodes": 1}

@@ -210,7 +210,7 @@ def test_a_job_that_fills_its_last_domain_in_part_is_told_of_segments(load: Load
     """An NVL72 rack holds 18 trays; 16 of each divide 128 devices, 18 do not."""
     gb200 = ["cluster.system=gb200_nvl72", "parallel.tensor=4"]
     (note,) = load(*gb200, "cluster.devices=128").notes
-    assert "128 devices are 1 NVLink domains of 72 and 56 devices more" in note
+    assert "128 = 1 x 72 + 56 fills the last NVLink domain in part" in note
     assert "nearest: 72 or 144, or cluster.system.nvlink_domain: 64 if" in note
     assert load(*gb200, "cluster.devices=64").notes == ()
     whole = [*gb200, "cluster.devices=144", "workload.global_batch=72"]

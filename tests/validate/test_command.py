@@ -138,13 +138,25 @@ c,8,B200,x,1.0,no
 
 def test_a_file_of_peaks_has_keys_of_its_own(measured: Path, cli: Cli) -> None:
     Path("peaks.csv").write_text(MEMORY)
-    validate(cli, "peaks.csv", "--json", "out.json")
+    said = cli("validate", "peaks.csv", "--json", "out.json", "--jobs", "1")
+    assert (said.code, "none of its 3 rows could be scored" in said.err) == (2, True)
     found = json.loads(Path("out.json").read_text())
     assert set(found) == {"allocated", "reserved", "unscored"}
     for key, rows in (("allocated", 1), ("reserved", 2)):
         assert found[key]["rows"] == rows
         assert found[key]["own_runs"]["rows"] == 1
     assert any("must be a number above 0" in entry["reason"] for entry in found["unscored"])
+
+
+def test_a_file_of_which_no_row_can_be_scored_is_a_mistake(measured: Path, cli: Cli) -> None:
+    """A column that is missing is missing in every row; the first one says which."""
+    Path("bare.csv").write_text("id,gpu,measured_step_time_s\na,H100,1\nb,H100,2\n")
+    said = cli("validate", "bare.csv", "--quiet")
+    assert (said.code, said.out) == (2, "")
+    words = "error: bare.csv: none of its 2 rows could be scored; a: num_gpus is neither stated nor"
+    assert said.err.startswith(words)
+    Path("bare.csv").write_text("gpu,measured_step_time_s\nH100,1\n")
+    assert "its row could not be scored; line 2: " in cli("validate", "bare.csv").err
 
 
 HEAD = "id,measured_step_time_s\n"

@@ -88,7 +88,7 @@ def test_a_wrong_number_is_named(column: str, text: str, why: str) -> None:
 
 def test_an_unknown_gpu_is_named_with_those_that_are_known() -> None:
     rule = Rule(when={"gpu": ("A100*", "B200")}, settings=SYSTEM.settings)
-    with pytest.raises(UnscoredError, match=r"gpu 'H100', only for: A100\*, B200$"):
+    with pytest.raises(UnscoredError, match=r"gpu 'H100', only for: A100\*, B200; add a rule$"):
         to_scenario(ROW, Assumptions((rule,)))
     with pytest.raises(UnscoredError, match="gpu is neither stated nor assumed"):
         to_scenario({**ROW, "gpu": ""}, Assumptions((rule,)))

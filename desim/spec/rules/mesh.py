@@ -150,10 +150,10 @@ def domains_are_full(scenario: Scenario) -> Iterator[Finding]:
     domain, per_node = system.nvlink_domain, system.devices_per_node
     if domain <= per_node or devices <= domain or devices % domain == 0:
         return
-    rest = devices % domain
+    whole, rest = divmod(devices, domain)
     text = (
-        f"{devices} devices are {devices // domain} NVLink domains of {domain} and {rest} devices "
-        "more: groups are cut unevenly, and the more kinds of ranks, the longer desim plays"
+        f"{devices} = {whole} x {domain} + {rest} fills the last NVLink domain in part: groups are "
+        "cut unevenly, and the more kinds of ranks there are, the longer desim plays"
     )
     same = [part for part in divisors(devices) if part < domain and part % per_node == 0]
     hint = f"nearest: {nearest_multiples(devices, domain)}"
