@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: backend -> the older ones that run where the device has none of it, nearest first
 OLDER: dict[AttentionBackend, tuple[AttentionBackend, ...]] = {
     "flash1": (),
+    "triton": ("flash1",),
     "flash2": ("flash1",),
     "flash3": ("flash2", "flash1"),
     "cudnn": ("flash3", "flash2", "flash1"),
@@ -54,7 +55,7 @@ def attention_time(op: Op, device: Device, backend: AttentionBackend) -> KernelT
     shares = device.kernels.attention[backend]
     share = shares.backward if op.variant == "backward" else shares.forward
     peak = peak_flops_per_s(device, op.dtype)
-    share *= head_dim_factor(op, device, peak) * block_factor(op)
+    share *= head_dim_factor(op, device, peak, share) * block_factor(op)
     share *= wave_factor(op, device, shares) * padding_factor(op)
     return KernelTime(
         op.flops / (peak * share),
@@ -63,19 +64,24 @@ def attention_time(op: Op, device: Device, backend: AttentionBackend) -> KernelT
     )
 
 
-def head_dim_factor(op: Op, device: Device, peak: float) -> float:
-    """Return the rate at the op's head dimension over that at 128.
+def head_dim_factor(op: Op, device: Device, peak: float, share: float) -> float:
+    """Return the rate at the op's head dimension over that at 128, where it is `share` of `peak`.
 
     Each score costs 4d FLOPs of GEMM forward (10d backward) and one exponential on units that are
     far slower (989 against 3.9 TFLOP/s on H100: Shah et al. 2024, arXiv:2407.08608, section 3.1),
-    which adds as much time as d0 more dimensions: rate ~ d / (d + d0). With nothing hidden, d0 is
-    60 for H100 forward; that paper's figure 5 (64: 497, 128: 648, 256: 756 TFLOP/s) gives 56.
+    which takes as long as the GEMMs of d0 dimensions at the peak. At 128 a score takes 128 / share
+    of such dimensions; what is not exponential grows with d and is no faster than the peak, so that
+    of d0 at most 128 / share - 128 is not hidden. From 0.65 on H100, 648 TFLOP/s in that paper's
+    figure 5, follow 480 at 64 and 785 at 256; it measured 497 and 756.
+    Slow kernels lose less at small dimensions: exponentials are a smaller part of their time.
     Kernels with values narrower than keys gain nothing beyond 128 (validation/op_efficiency.csv).
     """
     dim = op.shape[5] if padding_factor(op) == 1.0 else min(op.shape[5], _REFERENCE_DIM)
     exponentials = _EXP_PER_SM_PER_S * device.sms
-    extra = peak / (_GEMM_FLOPS[op.variant] * exponentials)
-    return (dim / (dim + extra)) / (_REFERENCE_DIM / (_REFERENCE_DIM + extra))
+    reference = _REFERENCE_DIM / share
+    visible = min(peak / (_GEMM_FLOPS[op.variant] * exponentials), reference - _REFERENCE_DIM)
+    relative = dim / _REFERENCE_DIM
+    return relative * reference / ((reference - visible) * relative + visible)
 
 
 def is_causal(op: Op) -> bool:

@@ -16,7 +16,7 @@ from desim.models.context import CONTEXT_CORES, gathered_comms
 from desim.models.elementwise import dropout_ops, elementwise_op, norm, pass_ops, rotary
 from desim.models.fused_attention import Rectangle
 from desim.models.gemm import gemm
-from desim.models.linear import column_linear, partly_replayed, row_linear
+from desim.models.linear import apart, column_linear, partly_replayed, row_linear
 from desim.models.op import CORE_ATTENTION, Module, Op
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def attention_modules(model: Transformer, shard: Shard) -> tuple[Module, ...]:
     qkv = partly_replayed(
         qkv, shard, model.hidden, kept=(heads + kv_heads) * width, again=kv_heads * width
     )
+    if "qkv" in shard.kernels.apart:
+        qkv = apart(qkv, shard, model.hidden, 3)
     between: tuple[Module, ...] = ()
     if model.qk_norm:
         counts = {"q_norm": heads, "k_norm": kv_heads}
@@ -89,6 +91,7 @@ def _copied(model: Transformer, shard: Shard, core: tuple[Module, ...]) -> tuple
     first or sequence first into the order of tokens, and for flash attention all inputs before.
     """
     kernels = shard.kernels
+    core = _unpadded(model, shard, core)
     joined = {
         "apex": True,
         "eager": True,
@@ -113,6 +116,36 @@ def _copied(model: Transformer, shard: Shard, core: tuple[Module, ...]) -> tuple
             turned = (copy("attention_inputs", packed),)
     before = Module("attention_inputs", forward=turned, dgrad=(copy("join_qkv_dx", packed),))
     return (before, *core, *after)
+
+
+def _unpadded(model: Transformer, shard: Shard, core: tuple[Module, ...]) -> tuple[Module, ...]:
+    """Return attention between the copies of `kernels.unpadded_attention`.
+
+    flash-attn's bert_padding.py: `unpad_input` gathers queries, keys and values one by one, and for
+    each the host waits for the tokens' places and the longest length; `pad_input` clears a batch
+    and puts the result in it. Backward the other way round.
+    """
+    if not shard.kernels.unpadded_attention:
+        return core
+    heads, kv_heads = heads_of(model, shard)
+    width = shard.element_bytes
+
+    def copy(name: str, count: int, clear: int) -> Op:
+        elements = float(shard.tokens * count * model.head_dim)
+        return elementwise_op(name, "copy", shard.dtype, elements, width, width * (1 + clear), 0.0)
+
+    def taken(part: str, count: int) -> Module:
+        name = f"unpad_{part}"
+        return Module(
+            name,
+            forward=(copy(name, count, 0),),
+            dgrad=(copy(f"{name}_dx", count, 1),),
+            read_back=True,
+        )
+
+    after = Module("pad", forward=(copy("pad", heads, 1),), dgrad=(copy("pad_dx", heads, 0),))
+    before = (taken("q", heads), taken("k", kv_heads), taken("v", kv_heads))
+    return (*before, *core, after)
 
 
 def _rectangle(model: Transformer, shard: Shard) -> Rectangle:

@@ -4,7 +4,8 @@ Transformer Engine's user buffers (`ub_overlap_ag`, `ub_overlap_rs`, ring exchan
 asynchronous tensor parallelism (`_fused_all_gather_matmul`, `_fused_matmul_reduce_scatter`): copy
 engines move the chunks between the members, so that no SM is lost. In the column-parallel backward
 pass the whole collectives run beside the other GEMM (`ub_bulk_dgrad`, `ub_bulk_wgrad`), as without
-chunks.
+chunks. An operand that is converted to low precision only once it is gathered keeps its gather
+whole (torchao's scales by row: pytorch/pytorch issue 149990, "all-gather-matmuls not fusing").
 
 The GEMMs of the chunks go to several streams in turn (Transformer Engine, comm_gemm_overlap.cpp:
 three, `NVTE_COMM_OVERLAP_MAX_STREAMS`, of which a reduce-scatter lets two run at a time; PyTorch's
@@ -37,9 +38,9 @@ def chunk_layer(layer: Layer, shard: Shard) -> Layer:
 
 def _chunk_module(module: Module, shard: Shard) -> Module:
     forward_steps, dgrad_steps = module.forward_steps, module.dgrad_steps
-    gather, pre_forward = _taken(module.forward, module.pre_forward, "all_gather")
-    reduce, post_forward = _taken(module.forward, module.post_forward, "reduce_scatter")
-    back, pre_backward = _taken(module.dgrad, module.pre_backward, "all_gather")
+    gather, pre_forward = _taken(module.forward, module.pre_forward, "all_gather", shard)
+    reduce, post_forward = _taken(module.forward, module.post_forward, "reduce_scatter", shard)
+    back, pre_backward = _taken(module.dgrad, module.pre_backward, "all_gather", shard)
     replay, replay_steps = module.replay, module.replay_steps
     if gather:
         forward_steps = _gathered(module.forward, gather, shard)
@@ -67,11 +68,13 @@ def _chunk_module(module: Module, shard: Shard) -> Module:
 
 
 def _taken(
-    ops: tuple[Op, ...], comms: tuple[Comm, ...], collective: str
+    ops: tuple[Op, ...], comms: tuple[Comm, ...], collective: str, shard: Shard
 ) -> tuple[Comm | None, tuple[Comm, ...]]:
     """The tensor group's collective that can go with the one GEMM among `ops`, and the others."""
     fit = [comm for comm in comms if comm.group == "tp" and comm.collective == collective]
     if len(fit) != 1 or sum(_is_gemm(op) for op in ops) != 1:
+        return None, comms
+    if collective == "all_gather" and shard.recipe is not None and not shard.recipe.gathers:
         return None, comms
     return fit[0], tuple(comm for comm in comms if comm is not fit[0])
 

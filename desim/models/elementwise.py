@@ -135,8 +135,8 @@ def activation(
     output of the SiLU, or of the ReLU that is squared.
     """
     if model.gated:
-        kernels = shard.kernels
-        chain = passes.GATED[kernels.fusion if kernels.gated == "auto" else kernels.gated]
+        apart = shard.kernels.fusion == "eager" and "gate_up" in shard.kernels.apart
+        chain = passes.GATED["apart" if apart else shard.kernels.fusion]
     elif model.activation == "relu2":
         chain = passes.RELU2[shard.kernels.fusion]
     else:

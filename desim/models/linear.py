@@ -236,3 +236,23 @@ def partly_replayed(module: Module, shard: Shard, inputs: int, kept: int, again:
         )
     kept_bytes = shard.tokens * kept * shard.element_bytes
     return replace(module, replay=product, replay_saved_bytes=kept_bytes)
+
+
+def apart(module: Module, shard: Shard, inputs: int, count: int) -> Module:
+    """Return a column-parallel layer as `count` matrices, each of which gives its input a gradient.
+
+    The gradients are added by one kernel where calls are fused (torch.compile), else two by two.
+    Without sequence parallelism each is all-reduced before (flash-attn's `ColumnParallelLinear`),
+    with it their sum is reduce-scattered (PyTorch's DTensor). The products themselves take about as
+    long as one of all widths.
+    """
+    width = shard.element_bytes
+    size = float(shard.tokens * inputs)
+    fused = shard.kernels.fusion in ("compile", "te")
+    reads = (count,) if fused else (2,) * (count - 1)
+    name = f"{module.name}_dx_add"
+    added = tuple(
+        elementwise_op(name, "residual", shard.dtype, size, read * width, width) for read in reads
+    )
+    reduced = module.post_dgrad * (1 if shard.sequence_parallel else count)
+    return replace(module, dgrad=(*module.dgrad, *added), post_dgrad=reduced)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from desim.models.elementwise import activation, elementwise_op
-from desim.models.linear import column_linear, partly_replayed, row_linear
+from desim.models.elementwise import activation
+from desim.models.linear import apart, column_linear, partly_replayed, row_linear
 
 if TYPE_CHECKING:
     from desim.models.op import Module
@@ -38,20 +38,8 @@ def mlp_modules(
     if model.gated:
         down = partly_replayed(down, shard, width, model.hidden, 0)
     up = replace(up, tensors=2 if model.gated else 1)
-    if model.gated and shard.kernels.gated == "separate":
-        up = _apart(up, model, shard)
+    if model.gated and "gate_up" in shard.kernels.apart:
+        up = apart(up, shard, model.hidden, 2)
     elements = float(shard.tokens * width)
     mlp = (up, activation(model, shard, elements, f"{prefix}activation"), down)
     return tuple(replace(module, recompute=(*module.recompute, "mlp")) for module in mlp)
-
-
-def _apart(up: Module, model: Transformer, shard: Shard) -> Module:
-    """Return gate and up as two matrices, each of which gives the input a gradient.
-
-    The gradients are reduced over the tensor group one by one (flash-attn's `ColumnParallelLinear`)
-    and then added. The products themselves take about as long as one of both widths.
-    """
-    width = shard.element_bytes
-    size = float(shard.tokens * model.hidden)
-    added = elementwise_op(f"{up.name}_dx_add", "residual", shard.dtype, size, 2 * width, width)
-    return replace(up, dgrad=(*up.dgrad, added), post_dgrad=(*up.post_dgrad, *up.post_dgrad))

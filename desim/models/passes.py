@@ -113,7 +113,7 @@ ROTARY: dict[str, Passes] = {
 }
 
 _GATED_FUSED = Passes((Pass("", 2, 1),), (Pass("_dx", 3, 2),))
-#: fusion, or a choice of its own -> SwiGLU over tensors of tokens x ffn
+#: fusion -> SwiGLU over tensors of tokens x ffn; `apart`: eager, gate and up being two tensors
 GATED: dict[str, Passes] = {
     "te": _GATED_FUSED,
     "compile": _GATED_FUSED,
@@ -122,7 +122,7 @@ GATED: dict[str, Passes] = {
         (Pass("_silu", 1, 1), Pass("_mul", 2, 1)),
         (Pass("_dup", 2, 1), Pass("_dsilu", 2, 1), Pass("_dgate", 2, 1), Pass("_cat", 2, 2)),
     ),
-    "separate": Passes(
+    "apart": Passes(
         (Pass("_silu", 1, 1), Pass("_mul", 2, 1)),
         (Pass("_dup", 2, 1), Pass("_dsilu", 2, 1), Pass("_dgate", 2, 1)),
     ),

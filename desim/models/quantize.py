@@ -27,13 +27,14 @@ def cast_ops(
     """Return what converts an operand for the first and the second of the GEMMs that read it.
 
     `size` are the elements of a token, of a weight all of them. A `gathered` operand is converted
-    in this rank's part; what its second use needs is made of the whole. A compute format narrower
+    in this rank's part where it travels converted, else whole; what its second use needs is made of
+    the whole. A compute format narrower
     than activations converts input and gradient once. Weights that Transformer Engine converts are
     in `weight_cast_ops`.
     """
     tokens = 1 if operand == "weight" else shard.tokens
-    part = shard.split_tokens if gathered else tokens
     recipe = shard.recipe
+    part = shard.split_tokens if gathered and (recipe is None or recipe.gathers) else tokens
     if recipe is None:
         if operand == "weight" or shard.operand_bytes == shard.element_bytes:
             return (), ()

@@ -20,7 +20,7 @@ from desim.spec.base import (
 )
 
 Dtype = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp4"]
-AttentionBackend = Literal["unfused", "flash1", "flash2", "flash3", "cudnn"]
+AttentionBackend = Literal["unfused", "flash1", "triton", "flash2", "flash3", "cudnn"]
 
 
 class AttentionEfficiency(Spec):

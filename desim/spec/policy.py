@@ -142,7 +142,8 @@ class Kernels(Spec):
     """The software stack that provides the kernels."""
 
     attention: AttentionBackend = "flash2"
-    """Attention kernels; `unfused` keeps the scores in memory."""
+    """Attention kernels; `unfused` keeps the scores in memory; `triton` is FlashAttention-1 written
+    in Triton (flash-attn's flash_attn_triton.py, llm-foundry's `attn_impl: triton`)."""
     fusion: Literal["eager", "apex", "compile", "te"] = "te"
     """What fuses elementwise kernels: nothing, apex, torch.compile, or Transformer Engine."""
     te_version: Annotated[str, Field(pattern=r"^\d+\.\d+(\.\d+)*$")] = "2.11"
@@ -160,12 +161,16 @@ class Kernels(Spec):
     norm: Literal["auto", "fused", "fused_fp32"] = "auto"
     """Norms: `auto` as `fusion` says; `fused` one kernel forward, one for the input's gradient and
     one for the parameters' (apex); `fused_fp32` the same on an fp32 copy of the residual stream."""
-    gated: Literal["auto", "separate"] = "auto"
-    """Gated MLP: `auto` as `fusion` says; `separate` two matrices whose results PyTorch's own calls
-    join, so that their inputs' gradients are made, reduced and added one by one."""
+    apart: tuple[Literal["qkv", "gate_up"], ...] = Field(default=(), strict=False)
+    """Projections of one input that are matrices of their own, so that each gives the input a
+    gradient: queries, keys and values (torchtitan), gate and up (torchtitan, InternEvo)."""
     packed_attention: bool = False
     """Whether attention reads queries, keys and values as their projection packs them (flash-attn's
     `qkvpacked` functions); false: what copies them, and their gradients, is as `fusion` says."""
+    unpadded_attention: bool = False
+    """Whether a batch is taken out of its padding before attention and put back after it, here
+    without any padding: flash-attn's bert_padding copies queries, keys, values and result, and the
+    host reads back where tokens are and how long the longest sequence is."""
     optimizer: Literal["auto", "fused", "unfused"] = "auto"
     """Kernels of the update: `fused` one pass over memory (apex FusedAdam, PyTorch `fused=True`);
     `unfused` a kernel per operation (PyTorch's default foreach, Composer's DecoupledAdamW); `auto`

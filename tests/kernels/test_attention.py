@@ -15,6 +15,7 @@ from desim.kernels.attention import (
     attention_time,
     block_factor,
     choose_backend,
+    head_dim_factor,
     is_causal,
     padding_factor,
     wave_factor,
@@ -23,6 +24,11 @@ from desim.models.op import Op
 from desim.spec.hardware import AttentionBackend, AttentionEfficiency, Device
 
 ROOT = Path(__file__).parents[2]
+
+
+def catalogue_device(name: str) -> Device:
+    text = (ROOT / "hardware" / "devices" / f"{name}.yaml").read_text()
+    return Device.model_validate(YAML(typ="safe").load(text))
 
 
 def attention(
@@ -50,6 +56,40 @@ def test_rate_falls_with_sequence_and_head_dimension(device: Device) -> None:
     assert lengths == sorted(lengths)
     dims = [rate(attention(8192, dim)) for dim in (32, 64, 128, 256)]
     assert dims == sorted(dims)
+
+
+def test_rates_at_other_head_dimensions_are_those_of_flash_attention_3() -> None:
+    """Shah et al. 2024, figure 5, forward, causal, 16k: 497, 648 and 756 TFLOP/s."""
+    device = catalogue_device("h100_sxm_80gb")
+    rates = {}
+    for dim in (64, 128, 256):
+        op = attention(16384, dim, heads=2048 // dim)
+        rates[dim] = op.flops / attention_time(op, device, "flash3").compute_s
+    assert rates[64] / rates[128] == pytest.approx(497 / 648, rel=0.05)
+    assert rates[256] / rates[128] == pytest.approx(756 / 648, rel=0.05)
+
+
+@pytest.mark.parametrize("variant", ["forward", "backward"])
+def test_a_small_head_dimension_costs_slow_kernels_less(variant: str) -> None:
+    """The visible exponentials take the same time, or less, of a longer one."""
+    device = catalogue_device("a100_sxm_80gb")
+    peak = device.peak_flops_per_s["bf16"]
+    op = attention(8192, 64, variant=variant)
+    factors = [head_dim_factor(op, device, peak, share) for share in (0.2, 0.4, 0.6, 0.8, 0.99)]
+    assert factors[:3] == sorted(factors[:3], reverse=True)
+    assert all(0.5 < factor <= 1.0 for factor in factors)
+    wide = attention(8192, 128, variant=variant)
+    assert head_dim_factor(wide, device, peak, 0.5) == 1.0
+    assert head_dim_factor(op, device, peak, 0.999999) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_triton_lies_behind_flash_attention_2_by_what_its_paper_says() -> None:
+    """Dao 2023, section 4.1: 1.3 to 1.5 times slower forward, about 2 times backward."""
+    for path in (ROOT / "hardware" / "devices").glob("*.yaml"):
+        shares = catalogue_device(path.stem).kernels.attention
+        if "triton" in shares:
+            assert 1.3 < shares["flash2"].forward / shares["triton"].forward < 1.5
+            assert shares["flash2"].backward / shares["triton"].backward == pytest.approx(2, 0.05)
 
 
 def test_causal_saves_at_most_half(device: Device) -> None:

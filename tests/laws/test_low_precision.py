@@ -27,10 +27,19 @@ OUTPUTS = TOKENS * (QKV + F + 2 * H)
 WEIGHTS = H * QKV + H * H + 2 * H * F
 
 
-def block(recipe: str, fusion: str = "te", *, blackwell: bool = False, tensor: int = 1) -> Layer:
+def block(
+    recipe: str,
+    fusion: str = "te",
+    *,
+    blackwell: bool = False,
+    tensor: int = 1,
+    chunked: bool = False,
+) -> Layer:
     precision = Precision(recipe=recipe)  # type: ignore[arg-type]
     kernels = Kernels(fusion=fusion)  # type: ignore[arg-type]
-    shard = Shard(tensor, True, 1, 1, 2, 512, precision, kernels, any_layout=blackwell)
+    shard = Shard(
+        tensor, True, 1, 1, 2, 512, precision, kernels, any_layout=blackwell, chunked=chunked
+    )
     return transformer_block(MODEL, shard)
 
 
@@ -77,6 +86,19 @@ def test_bytes_of_torchao_casts() -> None:
     by_row = block("rowwise", "compile")
     assert cast_bytes(by_row) == pytest.approx((INPUTS + OUTPUTS + WEIGHTS) * 10)
     assert cast_bytes(block("tensorwise", "eager")) > 3 * cast_bytes(layer)
+
+
+def test_operands_that_are_gathered_in_16_bits_are_converted_whole() -> None:
+    """torchao converts rows with scales of their own after the gather, which is not cut then."""
+    layer = block("rowwise", "compile", tensor=2)
+    inputs = TOKENS * (2 * H + (H + F) / 2)
+    outputs = TOKENS * ((QKV + F) / 2 + 2 * H)
+    assert cast_bytes(layer) == pytest.approx((inputs + outputs + WEIGHTS / 2) * 10)
+    cut = block("rowwise", "compile", tensor=2, chunked=True)
+    for whole, chunked in zip(layer.modules, cut.modules, strict=True):
+        assert chunked.pre_forward == whole.pre_forward
+        assert chunked.pre_backward == whole.pre_backward
+        assert bool(chunked.forward_steps) == any(c.group == "tp" for c in whole.post_forward)
 
 
 def test_only_linear_layers_are_converted() -> None:

@@ -35,7 +35,7 @@ def cut(
     context: int = 1,
     compute: str = "bf16",
     length: int = 512,
-    **kernels: str,
+    **kernels: str | tuple[str, ...],
 ) -> Shard:
     precision = Precision(compute=compute)  # type: ignore[arg-type]
     chosen = Kernels(**kernels)  # type: ignore[arg-type]
@@ -191,15 +191,22 @@ def test_a_norm_in_fp32_converts_and_saves_a_copy() -> None:
     assert moved(wide) - moved(apex) == 2 * 6 + 4 * 2
 
 
-def test_gate_and_up_apart_reduce_two_gradients_of_their_input() -> None:
-    """The gradient of what both read is all-reduced twice and added once."""
+def test_projections_apart_give_their_input_several_gradients() -> None:
+    """Added two by two, or by one compiled kernel; all-reduced each, or their sum scattered."""
     joined = transformer_block(MODEL, cut(2, sequence=False, fusion="eager"))
-    apart = transformer_block(MODEL, cut(2, sequence=False, fusion="eager", gated="separate"))
-    (once,) = module(joined, "gate_up").post_dgrad
-    assert module(apart, "gate_up").post_dgrad == (once, once)
-    added = module(apart, "gate_up").dgrad[-1]
-    assert (added.read_bytes, added.write_bytes) == (2 * once.size_bytes, once.size_bytes)
-    names = [op.name for op in module(apart, "activation").dgrad]
+    chosen = ("qkv", "gate_up")
+    eager = transformer_block(MODEL, cut(2, sequence=False, fusion="eager", apart=chosen))
+    for name, count in (("qkv", 3), ("gate_up", 2)):
+        (once,) = module(joined, name).post_dgrad
+        assert module(eager, name).post_dgrad == (once,) * count
+        added = module(eager, name).dgrad[1:]
+        moved = [(op.read_bytes, op.write_bytes) for op in added]
+        assert moved == [(2 * once.size_bytes, once.size_bytes)] * (count - 1)
+        compiled = module(transformer_block(MODEL, cut(2, fusion="compile", apart=chosen)), name)
+        (scatter,) = compiled.post_dgrad
+        (add,) = compiled.dgrad[1:]
+        assert (add.read_bytes, add.write_bytes) == (count * scatter.size_bytes, scatter.size_bytes)
+    names = [op.name for op in module(eager, "activation").dgrad]
     assert [op.name for op in module(joined, "activation").dgrad] == [*names, "activation_cat"]
 
 

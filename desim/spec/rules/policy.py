@@ -105,9 +105,9 @@ def kernels_have_effect(scenario: Scenario) -> Iterator[Finding]:
             text = f"has no effect: fusion: {kernels.fusion} does so by itself"
             yield Finding("kernels.accumulation", text, kernels.accumulation, note=True)
     model = scenario.workload.model
-    if kernels.gated == "separate" and not getattr(model, "gated", False):
+    if "gate_up" in kernels.apart and not getattr(model, "gated", False):
         text = "has no effect: the model's MLP has no gate"
-        yield Finding("kernels.gated", text, "separate", note=True)
+        yield Finding("kernels.apart", text, "gate_up", note=True)
     positions = getattr(model, "position", None)
     if kernels.rotary == "fused" and positions != "rope":
         text = "has no effect: the model has no rotary positions"
