@@ -117,7 +117,7 @@ MOE = "workload.model.moe={experts: 8, top_k: 2, ffn: 1024}"
             ["cluster.system=dgx_a100_80_hdr200", "kernels.attention=flash3"],
             "kernels.attention",
             "does not exist on A100-SXM-80GB",
-            "flash1, flash2, unfused",
+            "flash1, triton, flash2, unfused",
         ),
         (
             ["cluster.system=dgx_a100_80_hdr200", "policies.collectives.all_reduce=nvls"],
