@@ -47,11 +47,25 @@ def gemm_efficiency(device: Device, dtype: str) -> float:
 
 
 def gemm_shape(device: Device, dtype: str) -> GemmShape:
-    """Return how GEMMs in `dtype`, or in a like format, depend on their sizes."""
+    """Return how GEMMs in `dtype` depend on their sizes.
+
+    A format without constants of its own takes those of a like format at its own rate where that is
+    lower: filling the pipeline takes a time, which is fewer steps of k then, and operands need
+    fewer FLOPs each to keep up (fp32 on CUDA cores has a fifteenth of the rate of bf16 on H100).
+    """
     shapes = device.kernels.gemm_shape
-    for name in (cast("Dtype", dtype), *_ALIKE[dtype]):
+    exact, *alike = (cast("Dtype", dtype), *_ALIKE[dtype])
+    if exact in shapes:
+        return shapes[exact]
+    for name in alike:
         if name in shapes:
-            return shapes[name]
+            like = shapes[name]
+            slower = min(1.0, peak_flops_per_s(device, dtype) / peak_flops_per_s(device, name))
+            scaled = {
+                "prologue_k": like.prologue_k * slower,
+                "half_rate_intensity": like.half_rate_intensity * slower,
+            }
+            return like.model_copy(update=scaled)
     return GemmShape()
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def build_transformer(model: Transformer, shard: Shard) -> tuple[Layer, ...]:
     """Return the embedding layer, the blocks (one object per kind, repeated) and the head layer.
 
-    A mixture has its dense blocks first. That the shard divides the model is a rule of the spec
-    (`spec.rules.model`).
+    A mixture has its dense blocks first, and between those with experts where it says so. That the
+    shard divides the model is a rule of the spec (`spec.rules.model`).
     """
     return (embedding_layer(model, shard), *_blocks(model, shard), head_layer(model, shard))
 
@@ -36,7 +36,7 @@ def _blocks(model: Transformer, shard: Shard) -> list[Layer]:
     blocks = []
     for number in range(model.layers):
         plain = shard.recipe is not None and not first <= number < model.layers - last
-        kind = (number >= model.dense_layers, plain)
+        kind = (model.has_experts(number), plain)
         if kind not in known:
             cut = shard.plain if plain else shard
             known[kind] = transformer_block(model, cut, model.moe if kind[0] else None)

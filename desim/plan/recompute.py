@@ -63,7 +63,7 @@ def keeping(layer: Layer, policy: Recompute) -> Keeping:
         kept = (layer.input_bytes, *(0.0 for _ in run[1:]))
         stop = _stop(modules) if policy.early_stop else None
         return Keeping(kept, {run[-1]: run}, _difference(saved, kept), stop)
-    return _selective(modules, policy.modules)
+    return _selective(modules, policy)
 
 
 def _stop(modules: tuple[Module, ...]) -> int:
@@ -87,7 +87,8 @@ def _per_op(layer: Layer) -> Keeping:
     return Keeping(tuple(kept), {run[-1]: run}, _difference(saved, kept))
 
 
-def _selective(modules: tuple[Module, ...], chosen: tuple[str, ...]) -> Keeping:
+def _selective(modules: tuple[Module, ...], policy: Recompute) -> Keeping:
+    chosen = policy.modules
     kept = [module.saved_bytes for module in modules]
     restored = [0.0] * len(modules)
     again: dict[int, tuple[int, ...]] = {}
@@ -101,8 +102,24 @@ def _selective(modules: tuple[Module, ...], chosen: tuple[str, ...]) -> Keeping:
             kept[after] -= modules[after].saved_input_bytes
             restored[before] += modules[after].saved_input_bytes
             before = after
+        elif policy.early_stop:
+            run = _shortened(run, modules, restored)
         again[before] = run
     return Keeping(tuple(kept), again, tuple(restored))
+
+
+def _shortened(
+    run: tuple[int, ...], modules: tuple[Module, ...], restored: list[float]
+) -> tuple[int, ...]:
+    """Return a run without the last modules that only save their input.
+
+    What they save is there once those before them have run.
+    """
+    while len(run) > 1 and modules[run[-1]].saved_bytes <= modules[run[-1]].saved_input_bytes:
+        restored[run[-2]] += restored[run[-1]]
+        restored[run[-1]] = 0.0
+        run = run[:-1]
+    return run
 
 
 def _runs(modules: tuple[Module, ...], chosen: tuple[str, ...]) -> list[tuple[int, ...]]:

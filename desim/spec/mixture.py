@@ -26,6 +26,9 @@ class Mixture(Spec):
     """Whether a learned gate, one value per token, scales the shared expert (Qwen2-MoE)."""
     dense_layers: Count = 0
     """First layers that have an MLP of width `workload.model.ffn` instead of experts."""
+    every: PositiveInt = 1
+    """After those, one layer in so many has experts, the last of each group, and the others have an
+    MLP (Llama 4 Maverick: 2; Hugging Face's `interleave_moe_layer_step`, `decoder_sparse_step`)."""
     capacity_factor: Annotated[float, Gt(0)] | None = None
     """Tokens that an expert takes over the mean: buffers of one size, padded, and what is over is
     dropped. None: every token is taken (dropless), and the host reads the counts."""

@@ -103,9 +103,9 @@ class Policies(Spec):
     """Blocks of each stage (of each virtual stage) that recompute, the first ones; all where left
     out (Megatron-LM `--recompute-method block --recompute-num-layers`)."""
     recompute_early_stop: bool = False
-    """Whether `full` recomputation ends once all that is saved is there again, which leaves out
-    the last matrix product of a block without dropout: PyTorch's non-reentrant checkpoint since
-    2.1. Megatron-LM and DeepSpeed run the whole block."""
+    """Whether `full` and `selective` recomputation end once all that is saved is there again, which
+    leaves out the last matrix product of a block without dropout: PyTorch's non-reentrant
+    checkpoint since 2.1, XLA. Megatron-LM and DeepSpeed run the whole block."""
     overlap: Overlap = Overlap()
     """What communication may run beside compute."""
     context: ContextExchange = "all_gather"

@@ -61,8 +61,15 @@ class Transformer(Spec):
 
     @property
     def dense_layers(self) -> int:
-        """Layers with an MLP: all of a dense model, the first of a mixture."""
-        return min(self.moe.dense_layers, self.layers) if self.moe else self.layers
+        """Number of layers with an MLP: all of a dense model; of a mixture its first, and more."""
+        return self.layers - sum(self.has_experts(number) for number in range(self.layers))
+
+    def has_experts(self, number: int) -> bool:
+        """Whether a layer, counted from 0, has experts in place of an MLP."""
+        if self.moe is None:
+            return False
+        after = number - self.moe.dense_layers
+        return after >= 0 and (after + 1) % self.moe.every == 0
 
 
 class Dlrm(Spec):

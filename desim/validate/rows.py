@@ -93,7 +93,8 @@ _LATENT = {
 def _mixture(text: str, ffn: int, notes: str) -> dict[str, Any]:
     """Read a mixture as the tables write it: `experts=160;topk=6;shared=2;moe_ffn=1536;...`.
 
-    What its field leaves out may stand in the notes: `dense_layers=1`.
+    What its field leaves out may stand in the notes: `dense_layers=1`. With `interleaved` every
+    second layer has experts.
     """
     noted = dict(re.findall(r"(dense_layers)=(\d+)", notes))
     fields = noted | dict(item.split("=", 1) for item in text.split(";") if "=" in item)
@@ -105,6 +106,7 @@ def _mixture(text: str, ffn: int, notes: str) -> dict[str, Any]:
             "ffn": width,
             "shared_ffn": int(fields.get("shared", 0)) * width,
             "dense_layers": int(fields.get("dense_layers", 0)),
+            "every": 2 if "interleaved" in text.split(";") else 1,
         }
     except (KeyError, ValueError):
         raise UnscoredError(f"mixture of experts cannot be read: {text!r}") from None
@@ -112,10 +114,13 @@ def _mixture(text: str, ffn: int, notes: str) -> dict[str, Any]:
 
 
 def _place(data: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set one dotted path."""
+    """Set one dotted path; a name that it leads into becomes the base of what is set."""
     *parents, last = path
     for key in parents:
-        data = data.setdefault(key, {})
+        below = data.setdefault(key, {})
+        if isinstance(below, str):
+            below = data[key] = {"base": below}
+        data = below
     data[last] = value
 
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from desim.kernels.gemm import alignment_factor, gemm_time
+from desim.kernels.roofline import gemm_shape
 from desim.models.op import Op
 from desim.spec.hardware import Device, GemmShape
 
@@ -158,3 +159,12 @@ def test_batch_fills_the_device(device: Device) -> None:
     one = gemm_time(gemm(128, 128, 256), device).compute_s
     many = gemm_time(gemm(128, 128, 256, batch=100), device).compute_s
     assert many < 20 * one
+
+
+def test_the_prologue_of_a_slower_format_takes_as_long(device: Device) -> None:
+    """fp32 has a twentieth of the rate: a prologue of 200 steps of k in bf16 is one of 10."""
+    device = with_shape(device, prologue_k=200, half_rate_intensity=40)
+    shape = gemm_shape(device, "fp32")
+    assert shape.prologue_k == pytest.approx(10)
+    assert shape.half_rate_intensity == pytest.approx(2)
+    assert shape.wave_loss == gemm_shape(device, "bf16").wave_loss

@@ -55,6 +55,12 @@ def test_grok_is_near_its_name() -> None:
     assert parameter_count(model_of("grok1")) == pytest.approx(314e9, rel=0.01)
 
 
+def test_maverick_is_near_its_name() -> None:
+    model = model_of("llama4_maverick")
+    assert parameter_count(model) == pytest.approx(400e9, rel=0.01)
+    assert active_parameter_count(model) == pytest.approx(17e9, rel=0.03)
+
+
 def layers_of(model: Transformer, **cut: Any) -> Any:
     shard = Shard(
         sequence=True,

@@ -10,6 +10,7 @@ import pytest
 from desim.models.op import Layer, Module
 from desim.models.shard import Shard
 from desim.models.transformer import build_transformer, transformer_block
+from desim.spec.mixture import Mixture
 from desim.spec.policy import Kernels
 from desim.spec.workload import Precision, Transformer
 
@@ -216,3 +217,15 @@ def test_fp8_operands() -> None:
     assert (cast.kind, product.dtype) == ("cast", "fp8")
     assert product.read_bytes == 1024 * 2816 + 2816 * 1024
     assert product.write_bytes == 1024 * 1024 * 2
+
+
+@pytest.mark.parametrize(("first", "every"), [(0, 1), (0, 2), (1, 2), (1, 3)])
+def test_experts_come_after_the_first_layers_and_last_in_each_group(first: int, every: int) -> None:
+    moe = Mixture(experts=8, top_k=2, ffn=512, dense_layers=first, every=every)
+    model = MODEL.model_copy(update={"layers": 7, "moe": moe})
+    blocks = build_transformer(model, cut())[1:-1]
+    mixed = [any(module.name == "router" for module in block.modules) for block in blocks]
+    groups = mixed[first:]
+    assert not any(mixed[:first])
+    assert groups == [number % every == every - 1 for number in range(len(groups))]
+    assert model.dense_layers == mixed.count(False)

@@ -159,3 +159,25 @@ def test_an_early_stop_makes_a_dropout_mask_again() -> None:
     policy = Recompute("full", early_stop=True)
     assert keeping(dropped, policy).stop == len(dropped.modules)
     assert keeping(block(), policy).stop < len(block().modules)
+
+
+def test_an_early_stop_of_the_mlp_leaves_out_its_last_matrix_product() -> None:
+    policy = {"recompute": "selective", "recompute_modules": ["mlp"]}
+    whole = again(played(**policy))
+    early = again(played(**policy, recompute_early_stop=True))
+    assert {name for name in whole if name not in early} >= {"down"}
+    assert "gate_up" in early
+
+
+@given(st.sampled_from(["te", "eager", "apex"]), st.sets(st.sampled_from(MODULES), min_size=1))
+def test_an_early_stop_keeps_no_more_and_no_less(fusion: str, modules: set[str]) -> None:
+    one = block(fusion=fusion)
+    whole, early = (
+        keeping(one, Recompute("selective", tuple(modules), early_stop=stop))
+        for stop in (False, True)
+    )
+    assert early.kept_bytes == whole.kept_bytes
+    assert sum(early.restored_bytes) == pytest.approx(sum(whole.restored_bytes))
+    again_of = [{part for run in k.again.values() for part in run} for k in (whole, early)]
+    assert again_of[1] <= again_of[0]
+    assert all(not early.restored_bytes[part] for part in again_of[0] - again_of[1])

@@ -45,6 +45,16 @@ def test_a_later_rule_wins_and_blank_cells_are_filled() -> None:
     assert scenario.workload.micro_batch == 2
 
 
+def test_a_setting_below_a_name_keeps_the_rest_of_what_it_names() -> None:
+    below = Rule(
+        settings={"cluster.system.nics_per_node": 4, "cluster.system.device.power": "500 W"}
+    )
+    named = to_scenario(ROW, Assumptions((SYSTEM,))).cluster.system
+    changed = to_scenario(ROW, Assumptions((SYSTEM, below))).cluster.system
+    device = named.device.model_copy(update={"power_w": 500.0})
+    assert changed == named.model_copy(update={"nics_per_node": 4, "device": device})
+
+
 def test_uneven_ends_place_every_layer() -> None:
     row = {**ROW, "num_layers": "10"}
     scenario = to_scenario(row, Assumptions((SYSTEM, Rule(ends_fewer=1))))

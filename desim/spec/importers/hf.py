@@ -78,13 +78,14 @@ def _mixtral(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _qwen3_moe(config: dict[str, Any]) -> dict[str, Any]:
-    """Qwen3-MoE: experts in every layer, norms of queries and keys."""
-    if config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers"):
-        raise ValueError("layers with and without experts alternate; desim has dense layers first")
+    """Qwen3-MoE: experts in every layer or every so many, norms of queries and keys."""
+    if config.get("mlp_only_layers"):
+        raise ValueError("single layers without experts (mlp_only_layers) are not played")
     experts = {
         "experts": config["num_experts"],
         "top_k": config["num_experts_per_tok"],
         "ffn": config["moe_intermediate_size"],
+        "every": config.get("decoder_sparse_step", 1),
     }
     return {**_qwen3(config), "moe": experts}
 

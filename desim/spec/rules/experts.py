@@ -43,9 +43,10 @@ def choices_exist(scenario: Scenario) -> Iterator[Finding]:
     if moe.top_k > moe.experts:
         rule = f"must not exceed the {moe.experts} experts"
         yield Finding(f"{path}.top_k", rule, moe.top_k)
-    if moe.dense_layers >= model.layers:
+    if model.dense_layers == model.layers:
         rule = f"leaves none of the model's {model.layers} layers with experts"
-        yield Finding(f"{path}.dense_layers", rule, moe.dense_layers, "leave moe out")
+        key = "every" if moe.dense_layers < model.layers else "dense_layers"
+        yield Finding(f"{path}.{key}", rule, getattr(moe, key), "leave moe out")
     if moe.capacity_factor is not None and moe.imbalance != 1:
         text = "has no effect with a capacity_factor: every expert has as many rows"
         yield Finding(f"{path}.imbalance", text, moe.imbalance, note=True)
