@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +12,20 @@ from desim.plan.allocator import Allocator
 from desim.plan.tables import FAMILY, SLOTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from desim.plan.allocator import Block
     from desim.plan.context import Context
     from desim.plan.ledger import Ledger
     from desim.plan.program import Program
 
+    _Held = dict[int, list[tuple[float, Block]]]
+
 #: Events of the ledger that are played after the peak: later micro-batches repeat earlier ones.
 _AFTER_PEAK = 1000
+
+#: Events of the ledger among which the end of the step is looked for.
+_AT_THE_END = 200
 
 #: Buffers of one connection of one NCCL channel: Simple 4 MiB, LL 512 KiB, LL128 4.7 MiB (NCCL 2.x
 #: defaults: NCCL_BUFFSIZE, 8 lines x 512 threads x 8 steps x 16 B, 120 x 640 x 8 x 8 B).
@@ -27,19 +36,63 @@ def reserved_bytes(ledger: Ledger) -> float:
     """Return what the caching allocator has reserved at the end of the step.
 
     The ledger's allocations and frees are played through the allocator up to the peak and a little
-    further. What a rank holds all the time came first, in segments of its own.
+    further, then those of the end of the step, where gradients are reduced and parameters updated.
+    What a rank holds all the time came first, in segments of its own.
     """
     allocator = Allocator()
-    held: dict[int, list[tuple[float, Block]]] = {}
-    stop = ledger.peak_index + _AFTER_PEAK
-    owners, changes = ledger.owner[:stop].tolist(), ledger.change[:stop].tolist()
-    for owner, change in zip(owners, changes, strict=True):
+    begin, stop = _end_of_step(ledger), ledger.peak_index + _AFTER_PEAK
+    held: _Held = {}
+    if begin <= stop:
+        _play(allocator, _events(ledger, 0, len(ledger.change)), held)
+    else:
+        _play(allocator, _events(ledger, 0, stop), held)
+        for blocks in held.values():
+            for _, block in blocks:
+                allocator.release(block)
+        _play(allocator, _events(ledger, begin, len(ledger.change)), {})
+    return ledger.fixed_bytes + allocator.reserved_bytes
+
+
+def _end_of_step(ledger: Ledger) -> int:
+    """Return the event with which the end of the step begins, 0 where it cannot be told.
+
+    It is the first of the last events after as little is held as after the very last.
+    """
+    left = np.cumsum(ledger.change)
+    first = max(len(left) - _AT_THE_END, 0)
+    settled = np.flatnonzero(left[first:] <= left[-1:] + 0.5)
+    return first + int(settled[0]) + 1 if first and len(settled) else 0
+
+
+def _events(ledger: Ledger, begin: int, end: int) -> Iterator[tuple[int, float]]:
+    """Yield owners and sizes of some of the allocations and frees.
+
+    What is kept of what a task made is the block that the task wrote: what one owner gives back at
+    a place of the program comes before what others take there, so that they take that block.
+    """
+    part = slice(begin, end)
+    places = ledger.task[1:][part].tolist()
+    rows = zip(places, ledger.owner[part].tolist(), ledger.change[part].tolist(), strict=True)
+    for _, here in groupby(rows, key=itemgetter(0)):
+        taken: set[int] = set()
+        later: list[tuple[int, float]] = []
+        for _, owner, change in here:
+            if change < 0 and owner not in taken:
+                yield owner, change
+            else:
+                taken.add(owner)
+                later.append((owner, change))
+        yield from later
+
+
+def _play(allocator: Allocator, events: Iterable[tuple[int, float]], held: _Held) -> None:
+    """Take and free blocks; `held` is what each owner has of them."""
+    for owner, change in events:
         blocks = held.setdefault(owner, [])
         if change > 0:
             blocks.append((change, allocator.allocate(change)))
         else:
             _free(allocator, blocks, -change)
-    return ledger.fixed_bytes + allocator.reserved_bytes
 
 
 def _free(allocator: Allocator, blocks: list[tuple[float, Block]], size: float) -> None:

@@ -152,16 +152,26 @@ class StepEnds:
             return
         emit = self._context.emitter()
         emit.phase = "gradients"
+        width = self._context.gradient_width
+        buffer = self._copy_bytes(width)
+        emit.memory("workspace", buffer)
         for buckets in reversed(self.buckets):
             for bucket in buckets:
-                width = self._context.gradient_width
                 frees = self._zero == 2
                 scatter = self._zero > 0
                 mark = reduce_bucket(
                     emit, bucket, self._groups, width, scatter=scatter, beside=False, frees=frees
                 )
                 emit.wait(mark)
+        emit.memory("workspace", -buffer)
         builder.place(emit.finish())
+
+    def _copy_bytes(self, width: GradientWidth) -> float:
+        """Bytes of the buffer into which gradients are copied to be reduced: one bucket."""
+        if not self._policies.bucket_copies:
+            return 0.0
+        wanted = self._context.bucket_parameters(whole_chunk=False)
+        return min(wanted, self._parameters) * width.reduced_bytes
 
     def _finish_gradients(self) -> Template:
         """Wait for the reductions; reduce tied embeddings and the norm of all gradients."""

@@ -116,6 +116,10 @@ class Policies(Spec):
     """Size of a gradient bucket; left out: as Megatron-LM's distributed data parallel, the larger
     of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
     bucket for any other chunk."""
+    bucket_copies: bool = False
+    """Whether gradients that nothing overlaps are copied into a buffer of a bucket's size to be
+    reduced (DeepSpeed's `reduce_bucket_size`), which takes device memory; the time of the copies is
+    not counted. Flat gradient buffers (Megatron-LM) are reduced where they are."""
     zero_partition: Literal["flat", "tensors"] = "flat"
     """How `parallel.zero: 1` gives out optimizer states: equal parts of flat buckets, so that
     gradients are reduce-scattered and parameters gathered; or whole tensors, so that gradients

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from desim.plan.allocator import Allocator
+from desim.plan.ledger import Ledger
 from desim.plan.reserve import outside_bytes, reserved_bytes
 from tests.jobs import job, play
 
@@ -72,3 +74,46 @@ def test_a_rank_needs_more_than_it_allocates() -> None:
     assert split.record.memory[0].reserved_bytes == reserved_bytes(plan.ledgers[0])
     found = outside_bytes(plan.context, plan.programs[0])
     assert split.record.memory[0].outside_bytes == found
+
+
+def ledger(*events: tuple[int, int, float]) -> Ledger:
+    """Places in the program, owners (0 or 1), and MiB that these take or give back there."""
+    task, owner, change = (np.array(column) for column in zip(*events, strict=True))
+    moving = np.cumsum(change * (owner == [[0], [1]]), axis=1) * MIB
+    return Ledger(
+        owners=("workspace", "activations"),
+        task=np.array([0, *task]),
+        by_owner=np.concatenate([np.zeros((2, 1)), moving], axis=1),
+        peak_index=0,
+        owner=owner,
+        change=change * MIB,
+        fixed_bytes=0.0,
+    )
+
+
+def test_what_is_kept_of_a_result_is_its_block() -> None:
+    """The 48 MiB that activations take at place 2 are those of the result given back there."""
+    kept = [(1, 0, 48.0), (2, 1, 48.0), (2, 0, -48.0), (3, 0, 48.0), (4, 0, -48.0)]
+    assert reserved_bytes(ledger(*kept, (5, 1, -48.0))) == 96 * MIB
+
+
+def test_what_is_taken_and_given_back_at_one_place_is_not_held() -> None:
+    assert reserved_bytes(ledger((1, 0, 48.0), (1, 0, -48.0), (2, 0, 48.0))) == 48 * MIB
+
+
+def test_the_end_of_the_step_is_played_however_long_the_step() -> None:
+    """Blocks of many passes are free by then; only a larger one comes on top of them."""
+    passes = [(place, 0, size) for place in range(4000) for size in (20.0, -20.0)]
+    end = [(4000, 0, 12.0), (4001, 0, -12.0), (4002, 0, 64.0), (4003, 0, -64.0)]
+    assert reserved_bytes(ledger(*passes, *end)) == 84 * MIB
+
+
+def test_gradients_that_are_copied_to_be_reduced_take_a_bucket_more() -> None:
+    changes = {"overlap": {"grad_reduce": "none"}, "bucket": "2 GB", "bucket_copies": True}
+    base = {"cluster__devices": 8, "workload__global_batch": 8}
+    plain, copied = (
+        play(job(**base, policies={**changes, "bucket_copies": copies})).record.memory[0]
+        for copies in (False, True)
+    )
+    assert copied.reserved_bytes > plain.reserved_bytes
+    assert copied.reserved_bytes - plain.reserved_bytes <= 2e9 + 2 * MIB

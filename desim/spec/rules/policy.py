@@ -81,6 +81,9 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
         )
         hint = "recompute: none is faster, full or recompute_modules: [norm, activation] frees more"
         yield Finding("policies.recompute", text, "selective", hint, note=True)
+    if policies.bucket_copies and policies.overlap.grad_reduce != "none":
+        text = "has no effect: buckets that are reduced beside compute are played in place"
+        yield Finding("policies.bucket_copies", text, value=True, note=True)
     if policies.zero_partition != usual.zero_partition and scenario.parallel.zero != 1:
         text = "has no effect: only parallel.zero: 1 can give out whole tensors"
         yield Finding("policies.zero_partition", text, policies.zero_partition, note=True)
