@@ -91,7 +91,7 @@ def _copied(model: Transformer, shard: Shard, core: tuple[Module, ...]) -> tuple
     first or sequence first into the order of tokens, and for flash attention all inputs before.
     """
     kernels = shard.kernels
-    core = _unpadded(model, shard, core)
+    core = (*_repeated(model, shard), *_unpadded(model, shard, core))
     joined = {
         "apex": True,
         "eager": True,
@@ -116,6 +116,15 @@ def _copied(model: Transformer, shard: Shard, core: tuple[Module, ...]) -> tuple
             turned = (copy("attention_inputs", packed),)
     before = Module("attention_inputs", forward=turned, dgrad=(copy("join_qkv_dx", packed),))
     return (before, *core, *after)
+
+
+def _repeated(model: Transformer, shard: Shard) -> tuple[Module, ...]:
+    """Return the copies of `kernels.repeat_kv`: of this context rank's tokens, and saved."""
+    heads, kv_heads = heads_of(model, shard)
+    if not shard.kernels.repeat_kv or shard.kernels.attention == "unfused":
+        return ()
+    forward, back, extra = _repeat_ops(model, shard, heads, kv_heads, shard.tokens)
+    return (Module("repeat_kv", forward=forward, dgrad=back, saved_bytes=extra),) if extra else ()
 
 
 def _unpadded(model: Transformer, shard: Shard, core: tuple[Module, ...]) -> tuple[Module, ...]:
@@ -158,7 +167,7 @@ def _rectangle(model: Transformer, shard: Shard) -> Rectangle:
     return Rectangle(
         batch=shard.micro_batch,
         heads=heads,
-        kv_heads=kv_heads,
+        kv_heads=heads if shard.kernels.repeat_kv else kv_heads,
         queries=shard.queries,
         keys=shard.sequence_length,
         dim=(dim + value_dim) // 2,
@@ -205,7 +214,8 @@ def _score_module(model: Transformer, shard: Shard) -> Module:
     batch, queries, keys = shard.micro_batch * heads, shard.queries, shard.sequence_length
     useful = 0.5 if model.causal else 1.0
     dim = head_dims(model)[0]
-    repeat, repeat_back, extra = _repeat_ops(model, shard, heads, kv_heads)
+    tokens = shard.micro_batch * shard.sequence_length
+    repeat, repeat_back, extra = _repeat_ops(model, shard, heads, kv_heads, tokens)
     gather, scatter = gathered_comms(_rectangle(model, shard), shard)
     return Module(
         "scores",
@@ -240,15 +250,15 @@ def _weighted_sum_module(model: Transformer, shard: Shard) -> Module:
 
 
 def _repeat_ops(
-    model: Transformer, shard: Shard, heads: int, kv_heads: int
+    model: Transformer, shard: Shard, heads: int, kv_heads: int, tokens: int
 ) -> tuple[tuple[Op, ...], tuple[Op, ...], float]:
     """Return the copies that give every query head its own K and V, and what they add to saved.
 
-    The batched GEMMs need one K and V per head; a fused kernel does not.
+    The batched GEMMs need one K and V per head; a fused kernel does not. `tokens` are those of the
+    whole sequence where keys are gathered before they are copied.
     """
     if kv_heads == heads:
         return (), (), 0.0
-    tokens = shard.micro_batch * shard.sequence_length
     width = shard.element_bytes
     elements = 2 * tokens * heads * model.head_dim
     share = kv_heads / heads

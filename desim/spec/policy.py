@@ -168,6 +168,9 @@ class Kernels(Spec):
     apart: tuple[Literal["qkv", "gate_up"], ...] = Field(default=(), strict=False)
     """Projections of one input that are matrices of their own, so that each gives the input a
     gradient: queries, keys and values (torchtitan), gate and up (torchtitan, InternEvo)."""
+    repeat_kv: bool = False
+    """Whether each key and value head is copied for every query head that shares it before a fused
+    attention, and so exchanged between context ranks (torchtitan); unfused attention needs it."""
     packed_attention: bool = False
     """Whether attention reads queries, keys and values as their projection packs them (flash-attn's
     `qkvpacked` functions); false: what copies them, and their gradients, is as `fusion` says."""

@@ -36,7 +36,7 @@ def cut(
     context: int = 1,
     compute: str = "bf16",
     length: int = 512,
-    **kernels: str | tuple[str, ...],
+    **kernels: str | bool | tuple[str, ...],
 ) -> Shard:
     precision = Precision(compute=compute)  # type: ignore[arg-type]
     chosen = Kernels(**kernels)  # type: ignore[arg-type]
@@ -209,6 +209,21 @@ def test_projections_apart_give_their_input_several_gradients() -> None:
         assert (add.read_bytes, add.write_bytes) == (count * scatter.size_bytes, scatter.size_bytes)
     names = [op.name for op in module(eager, "activation").dgrad]
     assert [op.name for op in module(joined, "activation").dgrad] == [*names, "activation_cat"]
+
+
+@pytest.mark.parametrize("context", [1, 4])
+def test_repeated_keys_are_copied_saved_and_exchanged_for_every_query_head(context: int) -> None:
+    """4 of 16 heads have keys: a quarter is read, four times as much gathered."""
+    block = transformer_block(MODEL, cut(context=context, repeat_kv=True))
+    plain = transformer_block(MODEL, cut(context=context))
+    size = 2 * 2 * 512 / context * 1024 * 2  # K and V x micro-batch x sequence x hidden x 16 bit
+    repeat = module(block, "repeat_kv")
+    assert [(op.read_bytes, op.write_bytes) for op in repeat.forward] == [(size / 4, size)]
+    assert [(op.read_bytes, op.write_bytes) for op in repeat.dgrad] == [(size, size / 4)]
+    assert repeat.saved_bytes == 3 / 4 * size
+    sizes = [[c.size_bytes for c in module(b, "attention").pre_forward] for b in (plain, block)]
+    assert [4 * each for each in sizes[0]] == sizes[1]
+    assert bool(sizes[0]) == (context > 1)
 
 
 def test_fp8_operands() -> None:

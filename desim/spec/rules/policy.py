@@ -111,6 +111,9 @@ def kernels_have_effect(scenario: Scenario) -> Iterator[Finding]:
     if "gate_up" in kernels.apart and not getattr(model, "gated", False):
         text = "has no effect: the model's MLP has no gate"
         yield Finding("kernels.apart", text, "gate_up", note=True)
+    if kernels.repeat_kv and getattr(model, "kv_heads", 0) == getattr(model, "heads", 0):
+        text = "has no effect: every query head has a key of its own"
+        yield Finding("kernels.repeat_kv", text, "true", note=True)
     positions = getattr(model, "position", None)
     if kernels.rotary == "fused" and positions != "rope":
         text = "has no effect: the model has no rotary positions"
