@@ -19,17 +19,24 @@ class Device:
 
     Kernels run in runs, one after the other without a gap; a run is re-timed when a share is held
     or released. `begun` is when the present speed began, `kernel` the one that ran then and
-    `left` / `whole` the part of it that was left. `pieces` logs (time, kernel, time left of that
-    kernel or -1 for a fresh one, load number) for every change.
+    `left` / `whole` the part of it that was left; `due` is when the run ends. An event that comes
+    before is left in place and waits on: a share held for a while and given back costs none.
+    `pieces` logs (time, kernel, time left of that kernel or -1 for a fresh one, load number) for
+    every change. `ended` is called with the kernel at which a run stopped.
     """
 
     __slots__ = (
+        "_base",
         "_clock",
-        "_ended",
         "_host",
+        "_sums",
         "_tasks",
+        "_tick",
+        "_tick_at",
         "begun",
+        "due",
         "end",
+        "ended",
         "kernel",
         "left",
         "limited",
@@ -39,8 +46,6 @@ class Device:
         "running",
         "sms",
         "stop",
-        "sums",
-        "tick",
         "timing",
         "whole",
     )
@@ -49,52 +54,63 @@ class Device:
         self._clock = clock
         self._host = host
         self._tasks = tasks
-        self._ended: Callable[[], None]
+        self.ended: Callable[[int], None]
         self.timing = timing
         self.sms = self.memory = 0
         self.running = self.limited = False
-        self.begun = self.kernel = self.end = self.stop = 0
+        self.begun = self.kernel = self.end = self.stop = self.due = 0
         self.left = self.whole = 1
         self.load = -1
-        self.sums: list[int] = []
-        self.tick: Tick | None = None
+        self._sums: list[int] = []  # before each kernel from `_base` on, under the present load
+        self._base = 0
+        self._tick: Tick | None = None
+        self._tick_at = 0
         self.pieces = array("q")
 
-    def run(self, kernel: int, stop: int, ended: Callable[[], None]) -> None:
-        """Run kernels from `kernel` up to `stop`, then call `ended`."""
+    def run(self, kernel: int, stop: int) -> None:
+        """Run kernels from `kernel` up to `stop`."""
         self.stop = stop
-        self._ended = ended
         self._run(kernel)
 
     def _run(self, kernel: int) -> None:
         """Run kernels up to the stop, or as far as the host has come."""
         now = self._clock._now
         self.load = number = self.timing.number((self.sms, self.memory))
-        self.sums = sums = self.timing.sums(number)
+        host, end = self._host, self.stop
+        self._base = kernel
+        self._sums = sums = self.timing.sums(number, kernel, end)
         self.running = True
         self.begun, self.kernel, self.left, self.whole = now, kernel, 1, 1
-        host, end = self._host, self.stop
         self.limited = host.shift + host.issue_ps[self._tasks[end - 1]] > now
         if self.limited:
             host.late.append(now)
             end = self._reach(kernel, now)
         self.end = end
         self.pieces.extend((now, kernel, -1, number))
-        self.tick = self._clock.after(sums[end] - sums[kernel], self._done, None)
+        self._wait(sums[end - kernel])
+
+    def _wait(self, left: int) -> None:
+        """Wait for the end of the run, `left` from now."""
+        self.due = self._tick_at = self._clock._now + left
+        self._tick = self._clock.after(left, self._done, None)
 
     def _reach(self, kernel: int, started: int) -> int:
         """First kernel after `kernel` that the host issues only after its turn has come."""
-        sums, tasks, issue_ps = self.sums, self._tasks, self._host.issue_ps
-        offset = started - sums[kernel] - self._host.shift
+        base, sums, tasks, issue_ps = self._base, self._sums, self._tasks, self._host.issue_ps
+        offset = started - sums[kernel - base] - self._host.shift
         for k in range(kernel + 1, self.stop):
-            if issue_ps[tasks[k]] > offset + sums[k]:
+            if issue_ps[tasks[k]] > offset + sums[k - base]:
                 return k
         return self.stop
 
     def _done(self, _: Any) -> None:
+        left = self.due - self._clock._now
+        if left:
+            self._wait(left)
+            return
         self.running = False
         if self.end == self.stop:
-            self._ended()
+            self.ended(self.stop)
         else:
             issued = self._host.shift + self._host.issue_ps[self._tasks[self.end]]
             self._clock.after(issued - self._clock._now, self._resume, None)
@@ -120,31 +136,38 @@ class Device:
         elif not self._mark_progress(now):
             return
         self.load = number
-        self.sums = sums = self.timing.sums(number)
+        self._sums = sums = self.timing.sums(number, self._base, self.stop)
         kernel = self.kernel
-        whole = sums[kernel + 1] - sums[kernel]
+        at = kernel - self._base
+        whole = sums[at + 1] - sums[at]
         first = -(-self.left * whole // self.whole)
         if self.limited:
             self.end = self._reach(kernel, now + first - whole)
         self.pieces.extend((now, kernel, -1 if self.left == self.whole else first, number))
-        assert self.tick is not None
-        self.tick.cancel()
-        left = first + sums[self.end] - sums[kernel + 1]
-        self.tick = self._clock.after(left, self._done, None)
+        left = first + sums[self.end - self._base] - sums[at + 1]
+        if now + left >= self._tick_at:
+            self.due = now + left
+            return
+        assert self._tick is not None
+        self._tick.cancel()
+        self._wait(left)
 
     def _mark_progress(self, now: int) -> bool:
         """Note which kernel runs now and what is left of it; False if the run ends this instant."""
-        sums, kernel = self.sums, self.kernel
-        whole = sums[kernel + 1] - sums[kernel]
+        sums, base, kernel = self._sums, self._base, self.kernel
+        at = kernel - base
+        whole = sums[at + 1] - sums[at]
         first = -(-self.left * whole // self.whole)
         passed = now - self.begun
         if passed >= first:
-            target = sums[kernel + 1] + passed - first
-            if target >= sums[self.end]:
+            target = sums[at + 1] + passed - first
+            end = self.end - base
+            if target >= sums[end]:
                 return False
-            kernel = bisect_right(sums, target, kernel + 1, self.end + 1) - 1
-            whole = sums[kernel + 1] - sums[kernel]
-            first, passed = sums[kernel + 1] - target, 0
+            at = bisect_right(sums, target, at + 1, end + 1) - 1
+            kernel = base + at
+            whole = sums[at + 1] - sums[at]
+            first, passed = sums[at + 1] - target, 0
         self.begun, self.kernel = now, kernel
         self.left, self.whole = first - passed, whole
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from simpy import Environment
@@ -27,16 +28,30 @@ class Clock(Environment):
         super().__init__(initial_time=0)
         self.num_events = 0
 
+    def run(self, until: Any = None) -> Any:
+        """Process events until none is left, or as SimPy does up to `until`.
+
+        SimPy's loop without what only its own kinds of events need.
+        """
+        if until is not None:
+            return super().run(until)
+        queue = self._queue
+        while queue:
+            self._now, _, _, event = heappop(queue)  # type: ignore[assignment]
+            for callback in event.callbacks:
+                callback(event)
+        return None
+
     def after(self, delay_ps: int, callback: Callable[[Any], None], payload: Any) -> Tick:
         """Call `callback` with an event that carries `payload` after `delay_ps`."""
         tick = Tick(self, callback, payload)
-        self.schedule(tick, NORMAL, delay_ps)
+        heappush(self._queue, (self._now + delay_ps, NORMAL, next(self._eid), tick))
         self.num_events += 1
         return tick
 
     def late(self, callback: Callable[[Any], None], payload: Any = None) -> None:
         """Call `callback` with an event that carries `payload` at the end of this instant."""
-        self.schedule(Tick(self, callback, payload), LATE, 0)
+        heappush(self._queue, (self._now, LATE, next(self._eid), Tick(self, callback, payload)))
         self.num_events += 1
 
 

@@ -28,7 +28,9 @@ def kernel_times(rank: Rank) -> Times:
     start, end = np.zeros(number, np.int64), np.zeros(number, np.int64)
     time, kernel, left, load = pieces.T
     timing = rank.device.timing
-    sums = np.array([timing.sums(n) for n in range(len(timing.loads))], dtype=np.int64)
+    lengths = np.array([timing.durations(n) for n in range(timing.loads)], dtype=np.int64)
+    sums = np.zeros((timing.loads, number + 1), dtype=np.int64)
+    np.cumsum(lengths, axis=1, out=sums[:, 1:])
     begun = sums[load, kernel]
     whole = sums[load, kernel + 1] - begun
     fresh = left < 0
@@ -61,9 +63,8 @@ def end_of_kernel(rank: Rank, kernel: int) -> int:
     """End of one kernel: that of the last piece that begins at or before it."""
     pieces = np.array(rank.device.pieces, dtype=np.int64).reshape(-1, 4)
     time, first, left, load = pieces[np.searchsorted(pieces[:, 1], kernel, side="right") - 1]
-    sums = rank.device.timing.sums(int(load))
-    begun = sums[first + 1] - sums[first] if left < 0 else left
-    return int(time + begun + sums[kernel + 1] - sums[first + 1])
+    lengths = rank.device.timing.durations(int(load), int(first), kernel + 1)
+    return int(time + (lengths[0] if left < 0 else left) + lengths[1:].sum())
 
 
 def issue_times(rank: Rank) -> NDArray[np.int64]:

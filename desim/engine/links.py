@@ -71,9 +71,15 @@ class SharedLinks:
         """Let the bytes of a transfer of `members` flow; `done` is called after the last."""
         flow = Flow(transfer, done, members)
         flow.since_ps = self._clock._now
+        shared = False
         for link, use in transfer.uses:
-            self._links[link].flows[flow] = use
-        self._touch(link for link, _ in transfer.uses)
+            flows = self._links[link].flows
+            shared |= bool(flows)
+            flows[flow] = use
+        if shared:
+            self._touch(link for link, _ in transfer.uses)
+        else:  # what starts beside it in this instant will have all speeds set again
+            self._set(flow, _rate(transfer, _speed_alone(transfer)))
 
     def state(self, flows: dict[Flow, int]) -> list[tuple[int, tuple[int, ...]]]:
         """Flows on each loaded link, in order of arrival; numbers them in `flows`."""
@@ -93,7 +99,7 @@ class SharedLinks:
         flows = self._reach(self._changed)
         self._changed = set()
         for flow, speed in fair_speeds({f: f.transfer for f in flows}).items():
-            self._set(flow, int(speed * flow.transfer.rate_bytes_per_s * RATE_UNIT + 0.5))
+            self._set(flow, _rate(flow.transfer, speed))
 
     def _reach(self, links: Iterable[int]) -> list[Flow]:
         """Flows joined to `links` through any chain of shared links, in order of arrival."""
@@ -134,6 +140,16 @@ class SharedLinks:
         if freed:
             self._touch(freed)
         flow.done()
+
+
+def _rate(transfer: Transfer, speed: float) -> int:
+    """A speed in whole thousandths of a byte per second."""
+    return int(speed * transfer.rate_bytes_per_s * RATE_UNIT + 0.5)
+
+
+def _speed_alone(transfer: Transfer) -> float:
+    """Fair speed of a transfer whose links nothing else loads."""
+    return min([transfer.limit, *(1.0 / use for _, use in transfer.uses)])
 
 
 def fair_speeds(transfers: dict[Any, Transfer]) -> dict[Any, float]:

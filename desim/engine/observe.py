@@ -126,7 +126,7 @@ class _Observer:
         kernels = tracks[COMPUTE].tasks
         start[kernels], end[kernels] = kernel_times(rank)
         ready[kernels] = start[kernels]
-        alone[kernels] = np.diff(np.array(rank.device.timing.sums(0)))
+        alone[kernels] = rank.device.timing.durations(0)
         for lane in range(1, len(LANES)):
             log = np.array(rank.logs[lane], dtype=np.int64).reshape(-1, 3)
             tasks = tracks[lane].tasks

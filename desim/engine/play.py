@@ -33,6 +33,8 @@ class Player:
         self.moved = array("q")
         self.messages: list[tuple[int, int, int, int, int, int]] = []
         self._links = SharedLinks(clock, self._observe)
+        for rank in ranks:
+            rank.device.ended = partial(self._finished, rank, COMPUTE)
 
     def run(self) -> None:
         """Play all programs to their end, or until nothing can happen any more."""
@@ -79,8 +81,7 @@ class Player:
             host.late.append(now)
             self.clock.after(issued - now, self._woken, (rank, lane))
         elif lane == COMPUTE:
-            stop = track.first[at + 1]
-            rank.device.run(track.first[at], stop, partial(self._finished, rank, COMPUTE, stop))
+            rank.device.run(track.first[at], track.first[at + 1])
         else:
             self._arrive(rank, lane, track.comm[at], now)
 
@@ -135,7 +136,10 @@ class Player:
 
     def _begin(self, transfer: Transfer, members: Sequence[Member]) -> None:
         """Start the transfer; one that may run beside compute once it is known whether it does."""
-        if transfer.unhindered is None:
+        now = self.clock._now
+        if transfer.unhindered is None or any(
+            rank.device.running and rank.device.due > now for rank, _ in members
+        ):
             self._transfer(transfer, members)
         else:
             self.clock.late(self._pace, (transfer, members))

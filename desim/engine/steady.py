@@ -159,7 +159,14 @@ def _rank_state(rank: Rank, repeat: Repeat, period: int, now: int) -> tuple[Any,
     running = (
         device.running,
         device.limited,
-        (device.begun - now, device.kernel - kernels, device.left, device.whole, device.load)
+        (
+            device.begun - now,
+            device.due - now,
+            device.kernel - kernels,
+            device.left,
+            device.whole,
+            device.load,
+        )
         if device.running
         else (),
         device.end - kernels,

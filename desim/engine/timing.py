@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Load = tuple[int, int]
 ALONE: Load = (0, 0)
 _THOUSAND = 1000
+_KIND_BYTES = np.dtype(np.int32).itemsize
 #: What kernels keep however much is held beside them.
 _LEAST = 0.1
 
@@ -53,6 +54,7 @@ class Timing:
     """Integer times of one program's kernels on one kind of device.
 
     `speed` is the device's share of its normal speed, `factors` stretch each kernel (jitter).
+    Kernels of one kind take equally long: those of one op, or with `factors` each its own kind.
     """
 
     def __init__(
@@ -66,30 +68,46 @@ class Timing:
         self._ops = ops
         self._speed = speed
         self._factors = factors
-        self.loads: list[Load] = []
+        self._kind = ops if factors is None else np.arange(len(ops), dtype=np.int32)
+        self._kinds = self._kind.tobytes()
+        self._lengths: list[NDArray[np.int64]] = []
+        self._sums: list[dict[bytes, list[int]]] = []
         self._number: dict[Load, int] = {}
-        self._sums: list[list[int]] = []
-
-    def durations(self, load: Load) -> NDArray[np.int64]:
-        """Duration of every kernel of the program under `load`, at least 1 ps."""
-        scale = PS_PER_S / self._speed
-        seconds = self._kernels.under(load)
-        if self._factors is None:
-            whole = np.maximum(np.rint(seconds * scale), 1.0).astype(np.int64)
-            return whole[self._ops] if len(whole) else np.zeros(0, np.int64)
-        stretched = seconds[self._ops] * self._factors * scale
-        return np.maximum(np.rint(stretched), 1.0).astype(np.int64)
 
     def number(self, load: Load) -> int:
-        """Number of a load; its sums are made when it is first met."""
+        """Number of a load; the lengths of kernels under it are made when it is first met."""
         found = self._number.get(load)
         if found is None:
-            found = self._number[load] = len(self.loads)
-            self.loads.append(load)
-            ends = np.concatenate([[0], np.cumsum(self.durations(load))])
-            self._sums.append(ends.tolist())
+            found = self._number[load] = len(self._sums)
+            self._lengths.append(self._length_of_kinds(load))
+            self._sums.append({})
         return found
 
-    def sums(self, number: int) -> list[int]:
-        """Running sum of the durations under load `number`: entry k is the time before kernel k."""
-        return self._sums[number]
+    def _length_of_kinds(self, load: Load) -> NDArray[np.int64]:
+        """Duration of every kind of kernel under `load`, at least 1 ps."""
+        scale = PS_PER_S / self._speed
+        seconds = self._kernels.under(load)
+        if self._factors is not None:
+            seconds = seconds[self._ops] * self._factors
+        return np.maximum(np.rint(seconds * scale), 1.0).astype(np.int64)
+
+    @property
+    def loads(self) -> int:
+        """How many loads have a number."""
+        return len(self._sums)
+
+    def durations(self, number: int, first: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+        """Duration of kernels `first` to `stop` (default: all) under load `number`."""
+        return self._lengths[number][self._kind[first:stop]]
+
+    def sums(self, number: int, first: int, stop: int) -> list[int]:
+        """Running sum of the durations of kernels `first` to `stop` under load `number`.
+
+        Entry k is the time before kernel first + k. Equal runs of kernels share their sums.
+        """
+        key = self._kinds[_KIND_BYTES * first : _KIND_BYTES * stop]
+        made = self._sums[number]
+        found = made.get(key)
+        if found is None:
+            found = made[key] = [0, *np.cumsum(self.durations(number, first, stop)).tolist()]
+        return found

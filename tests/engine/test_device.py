@@ -38,7 +38,7 @@ def play(
 
     def begin(first: int) -> None:
         stop = number if whole else first + 1
-        device.run(first, stop, lambda: follow(stop))
+        device.run(first, stop)
 
     def follow(first: int) -> None:
         if first < number:
@@ -48,6 +48,7 @@ def play(
             else:
                 begin(first)
 
+    device.ended = follow
     clock.after(issue_ps[0], lambda _: begin(0), None)
     for at, sms, memory in holds:
         clock.after(at, lambda event: device.hold(*event.payload), (sms, memory))
@@ -86,7 +87,7 @@ def test_a_run_is_played_as_its_kernels(
     assert (start, end) == play(timing, issue_ps, holds, whole=False)
     free = [0, *end[:-1]]
     assert start == [max(pair) for pair in zip(issue_ps, free, strict=True)]
-    alone = timing.durations(ALONE)
+    alone = timing.durations(timing.number(ALONE))
     assert (np.array(end) - np.array(start) >= alone).all()
 
 
@@ -117,4 +118,4 @@ def test_communication_takes_sms_and_bandwidth() -> None:
 def test_no_kernel_takes_no_time() -> None:
     """At least a picosecond, so that one comes after the other."""
     timing = make_timing([KernelTime(0.0, 0.0, 0.0)] * 3)
-    assert timing.durations(ALONE).tolist() == [1, 1, 1]
+    assert timing.durations(timing.number(ALONE)).tolist() == [1, 1, 1]

@@ -125,7 +125,7 @@ def test_kernels_run_at_the_speed_that_is_left(name: str) -> None:
             for low, high in zip(cuts[:-1], cuts[1:], strict=True):
                 at = int(np.searchsorted(times, low, side="right")) - 1
                 load = (int(held[at, 0]), int(held[at, 1])) if at >= 0 else (0, 0)
-                whole = timing.durations(load)[kernel]
+                whole = timing.durations(timing.number(load))[kernel]
                 progress += float(high - low) / float(whole)
             changed += len(cuts) > 2
             assert abs(progress - 1) * (end - start) <= len(cuts)
