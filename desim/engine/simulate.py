@@ -9,11 +9,12 @@ import numpy as np
 
 from desim.engine.deadlock import explain_deadlock
 from desim.engine.environment import Clock
+from desim.engine.left_out import left_out_ps
 from desim.engine.observe import observe, step_time_ps
 from desim.engine.play import Player
 from desim.engine.rank import Port, Rank
 from desim.engine.rendezvous import Group
-from desim.engine.steady import SteadyPlayer, left_out_ps
+from desim.engine.steady import SteadyPlayer
 from desim.engine.timing import ALONE, KernelTimes, Timing
 from desim.engine.tracks import make_score
 from desim.engine.transfers import TransferTable
@@ -53,16 +54,17 @@ def measure_step_ps(plan: Plan) -> int:
 def measure_folded_ps(plan: Plan) -> int | None:
     """Play a plan that leaves periods out; return the step time with them.
 
-    None where it cannot be shown that those left repeat: then the whole plan has to be played.
+    Where those left repeat to the picosecond it is exact; else, unless the scenario asks for that,
+    at their pace (`left_out.py`). None where neither will do: the whole plan has to be played.
     """
     if not all(program.repeats and is_periodic(program) for program in plan.programs):
         return None
     clock = Clock()
     player = SteadyPlayer(clock, _make_ranks(plan, TransferTable(plan), clock))
     player.run()
-    steps = plan.scenario.run.steps
+    steps, exact = plan.scenario.run.steps, plan.scenario.run.fold_time == "exact"
     played = len(player.looks)
-    more_ps = left_out_ps(player, range(played - steps, played))
+    more_ps = left_out_ps(player, range(played - steps, played), exact=exact)
     if more_ps is None or not all(rank.finished for rank in player.ranks):
         return None
     return step_time_ps(plan, player, more_ps)

@@ -1,11 +1,8 @@
-"""Time folding: shows that a period of micro-batches repeats and adds those that were left out.
+"""A player that looks at the state of the whole engine where micro-batches repeat.
 
 A plan was built without some of the equal periods in the middle of each step (`plan/repeat.py`).
-It is played, and the whole state of the engine is compared at the ends of the periods that are
-left. What happens next depends on the state and on what the programs say from there on. Where the
-state after one period is the state before it, moved on by a period in every program and in time,
-and no lane has looked past the periods, the periods left out would each have ended in that state
-again: the whole job does the same, later by their length. So nothing is approximated.
+While it is played, the state is noted at the ends of the periods that are left, relative to that
+place and time; `left_out.py` says from these looks what the others would have taken.
 """
 
 from __future__ import annotations
@@ -41,23 +38,34 @@ class Look:
 
 
 class SteadyPlayer(Player):
-    """A player that looks at its state whenever its busiest rank ends a period."""
+    """A player that looks at its state whenever its busiest rank ends a period.
+
+    `looks[step]` holds the looks of each step, `ends_ps[step][rank]` when the rank ended its
+    periods.
+    """
 
     def __init__(self, clock: Clock, ranks: Sequence[Rank]) -> None:
         super().__init__(clock, ranks)
         self._watched = min(ranks, key=lambda rank: rank.score.program.repeats[0].periods)
         repeats = self._watched.score.program.repeats
         self.looks: list[list[Look]] = [[] for _ in repeats]
-        self._marks = {
-            repeat.count(COMPUTE, period): (step, period)
-            for step, repeat in enumerate(repeats)
-            for period in range(1, repeat.periods)
-        }
+        self.ends_ps: list[list[list[int]]] = [[[] for _ in ranks] for _ in repeats]
+        self._marks = [
+            {
+                repeat.count(COMPUTE, period): (step, period)
+                for step, repeat in enumerate(rank.score.program.repeats)
+                for period in range(1, repeat.periods)
+            }
+            for rank in ranks
+        ]
         self._device = {id(rank.device): rank.index for rank in ranks}
 
     def _finished(self, rank: Rank, lane: int, count: int) -> None:
-        if rank is self._watched and lane == COMPUTE and count in self._marks:
-            self.clock.late(self._look, self._marks[count])
+        if lane == COMPUTE and count in self._marks[rank.index]:
+            step, period = self._marks[rank.index][count]
+            self.ends_ps[step][rank.index].append(self.clock._now)
+            if rank is self._watched:
+                self.clock.late(self._look, (step, period))
         super()._finished(rank, lane, count)
 
     def _look(self, event: Any) -> None:
@@ -188,48 +196,3 @@ def _inside(rank: Rank, lane: int, repeat: Repeat) -> bool:
     """Whether a lane is among the periods and has not looked at what follows them."""
     head = rank.device.stop if lane == COMPUTE and rank.device.running else rank.done[lane] + 1
     return repeat.first.counts[lane] <= rank.done[lane] and head < repeat.end(lane)
-
-
-def left_out_ps(player: SteadyPlayer, steps: Sequence[int]) -> int | None:
-    """Time of all periods left out of `steps`; None where a step never came to repeat itself."""
-    left_out = player.ranks[0].score.program.left_out
-    total = 0
-    for step, looks in enumerate(player.looks):
-        pair = _pair(player, looks, left_out)
-        if pair is None:
-            return None
-        first, second, periods = pair
-        if step in steps:
-            total += left_out // periods * (second.now_ps - first.now_ps)
-    return total
-
-
-def _pair(
-    player: SteadyPlayer, looks: Sequence[Look], left_out: int
-) -> tuple[Look, Look, int] | None:
-    """Two looks at the same state, and the number of periods between them, which divides."""
-    for at in reversed(range(len(looks))):
-        for periods in range(1, at + 1):
-            first, second = looks[at - periods], looks[at]
-            if left_out % periods or first.state is None or first.state != second.state:
-                continue
-            if _hosts_agree(player, first, second):
-                return first, second, periods
-    return None
-
-
-def _hosts_agree(player: SteadyPlayer, first: Look, second: Look) -> bool:
-    """Whether hosts are as far ahead as before, or so far that it made no difference.
-
-    A host that gets further ahead with each period must not have held the device up from the first
-    of these periods until it next waits for the device, from when on its past is forgotten.
-    """
-    for rank, before, after in zip(player.ranks, first.ahead_ps, second.ahead_ps, strict=True):
-        if after < before:
-            return False
-        if after > before:
-            joined = next((t for t in rank.host.joined if t > second.now_ps), None)
-            until = player.clock._now if joined is None else joined
-            if any(first.now_ps <= t <= until for t in rank.host.late):
-                return False
-    return True

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 #: Periods are left out by multiples of one of these, so that states may repeat after any number of
 #: periods that divides it.
 _CYCLES = (12, 4, 2, 1)
-#: Long periods (of several micro-batches) have settled after fewer of them.
+#: Long periods (of several micro-batches) have settled after fewer of them: after 5 where 8
+#: micro-batches are kept, after a third of the micro-batches where more are.
 _FEWEST_KEPT = 5
 #: Less than this share of a step left out is not worth the comparison of states.
 _WORTH = 0.3
@@ -90,7 +91,7 @@ def shorten(
             continue
         stretches = [stretch for stretch in found if stretch is not None]
         fewest = min(stretch.periods for stretch in stretches)
-        left_out = _rounded(fewest - max(-(-kept // length), _FEWEST_KEPT))
+        left_out = _rounded(fewest - max(-(-kept // length), _FEWEST_KEPT, kept // 3))
         if left_out * length < _WORTH * micro_batches:
             continue
         gone = left_out * length
