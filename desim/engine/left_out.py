@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from desim.engine.steady import Look, SteadyPlayer
 
 #: Periods of ranks that differ by less than this share agree.
-TOLERANCE = 5e-4
+TOLERANCE = 1e-3
 #: So many of the last periods (or cycles of periods) have to agree.
 _AGREEING = 3
 

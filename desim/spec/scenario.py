@@ -120,7 +120,7 @@ class Run(Spec):
     fold_time: Literal["auto", "exact"] | bool = "auto"
     """Where only the step time is asked for (`desim validate`): `exact` leaves micro-batches out
     that repeat to the picosecond, `auto` and true also those whose pace on all ranks is the same
-    to 5 in 10,000; false: every one is played. A run with a timeline plays every one."""
+    to 1 in 1,000; false: every one is played. A run with a timeline plays every one."""
 
 
 class Output(Spec):

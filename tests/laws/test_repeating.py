@@ -76,7 +76,7 @@ def test_left_out_micro_batches_change_nothing(scenario: Scenario) -> None:
     assert predict(exact) == whole
     steady = predict(scenario)
     assert steady.allocated_bytes == whole.allocated_bytes
-    assert steady.step_time_s == pytest.approx(whole.step_time_s, rel=2e-3)
+    assert steady.step_time_s == pytest.approx(whole.step_time_s, rel=5e-3)
 
 
 FOLDED: dict[str, dict[str, Any]] = {
