@@ -1,21 +1,26 @@
 """Fit what only whole training steps show: constants of devices, from tier A of step_time.csv.
 
-    python validation/fit/steps.py [--every N] [--jobs N]
+    python validation/fit/steps.py [--every N] [--jobs N] [--out FILE.jsonl]
 
 Kernels and collectives alone are fitted on their own files (gemm.py, attention.py, `desim calibrate
 collectives`). What is left is what kernels lose in a step against the same kernels alone, what the
 power cap leaves of Hopper's fp8 bursts, and what a collective keeps beside kernels: three numbers,
 found from the sensitivities of the logarithms of the step times: Huber's loss, a family weighs as
 the root of its rows, and a pull with a standard deviation of 20 % to the values in the files.
-Prints the factors, and those found without each family with the error they leave on it.
+Prints the factors, and those found without each family with the errors they leave on it, in the
+form of `left_out` of validation/readings.yaml. Both are read off the sensitivities, to first order.
+Rows that are done are kept in FILE.jsonl; a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import json
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +41,6 @@ STEP = 1.05
 HUBER = 0.05
 #: Standard deviation of the pull to the constants as they are.
 PULL = 0.2
-#: Rows whose simulation is long are left out of the fit.
-PASSES = 450
 
 Change = Callable[[System, float], System]
 
@@ -99,39 +102,71 @@ def _changed(scenario: Scenario, change: Change) -> Scenario:
     )
 
 
-def _sensitivities(work: tuple[Scenario, float]) -> list[float] | None:
-    """Return a row's error and slopes, or None where it cannot be played."""
+@dataclass(frozen=True)
+class Work:
+    """A row to be played."""
+
+    name: str
+    family: str
+    scenario: Scenario
+    measured_s: float
+
+
+@dataclass(frozen=True)
+class Played:
+    """Error and sensitivities of a row; None where it could not be played."""
+
+    name: str
+    family: str
+    slopes: list[float] | None
+
+
+def _sensitivities(work: Work) -> Played:
     try:
-        found = _slopes(*work)
-        return found if np.all(np.isfinite(found)) else None
+        found = _slopes(work.scenario, work.measured_s)
     except (AssertionError, DesimError):
-        return None
+        found = [float("nan")]
+    return Played(work.name, work.family, found if np.all(np.isfinite(found)) else None)
 
 
-def _slopes(scenario: Scenario, measured: float) -> list[float]:
-    simulated = api.predict(scenario).step_time_s
+def _slopes(scenario: Scenario, measured_s: float) -> list[float]:
+    simulated_s = api.predict(scenario).step_time_s
+    assert simulated_s is not None
     slopes = []
     for change in CONSTANTS.values():
         other = _changed(scenario, change)
-        moved = simulated if other == scenario else api.predict(other).step_time_s
-        slopes.append(float(np.log(moved / simulated) / np.log(STEP)))
-    return [float(np.log(simulated / measured)), *slopes]
+        moved_s = simulated_s if other == scenario else api.predict(other).step_time_s
+        assert moved_s is not None
+        slopes.append(float(np.log(moved_s / simulated_s) / np.log(STEP)))
+    return [float(np.log(simulated_s / measured_s)), *slopes]
 
 
-def _work(every: int) -> Iterator[tuple[str, Scenario, float]]:
+def _work(every: int, done: frozenset[str]) -> Iterator[Work]:
     assumptions = load_assumptions(TABLES / "assumptions.yaml")
     with open(TABLES / "step_time.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["tier"] == "A"]
     for row in rows[::every]:
-        try:
-            scenario = to_scenario(row, assumptions)
-        except UnscoredError:
+        if row["id"] in done:
             continue
-        parallel, load = scenario.parallel, scenario.workload
-        assert isinstance(parallel.data, int)
-        passes = load.global_batch / load.micro_batch / parallel.data * parallel.pipeline
-        if passes <= PASSES:
-            yield row["family"], scenario, float(row["measured_step_time_s"])
+        with contextlib.suppress(UnscoredError):
+            scenario = to_scenario(row, assumptions)
+            yield Work(row["id"], row["family"], scenario, float(row["measured_step_time_s"]))
+
+
+def _play(every: int, jobs: int | None, out: Path | None) -> list[Played]:
+    """Play the rows that `out` does not hold yet; return those too."""
+    known = out.read_text(encoding="utf-8").splitlines() if out and out.exists() else []
+    played = [Played(**json.loads(line)) for line in known]
+    work = list(_work(every, frozenset(p.name for p in played)))
+    with (
+        ProcessPoolExecutor(jobs) as pool,
+        open(out or os.devnull, "a", encoding="utf-8") as file,
+    ):
+        for done in as_completed([pool.submit(_sensitivities, one) for one in work]):
+            played.append(done.result())
+            file.write(json.dumps(vars(played[-1])) + "\n")
+            file.flush()
+    return played
 
 
 def fit(rows: Rows) -> NDArray[np.float64]:
@@ -150,32 +185,46 @@ def fit(rows: Rows) -> NDArray[np.float64]:
     return logs
 
 
+def _errors(rows: Rows, logs: NDArray[np.float64]) -> dict[str, float]:
+    """Median and mean of the errors' sizes, their 90th percentile, and their mean with sign."""
+    error = np.exp(rows.errors + rows.slopes @ logs) - 1
+    size = np.abs(error)
+    return {
+        "median": float(np.median(size)),
+        "mape": float(size.mean()),
+        "p90": float(np.quantile(size, 0.9)),
+        "bias": float(error.mean()),
+    }
+
+
+def _shown(errors: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {value:.3f}" for name, value in errors.items())
+
+
 def main() -> None:
     """Fit, with and without each family, and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--every", type=int, default=1, help="take every nth row")
     parser.add_argument("--jobs", type=int, default=None, help="processes")
+    parser.add_argument("--out", type=Path, default=None, help="keep the rows that are done here")
     given = parser.parse_args()
-    work = list(_work(given.every))
-    with ProcessPoolExecutor(given.jobs) as pool:
-        played = list(pool.map(_sensitivities, [(s, m) for _, s, m in work], chunksize=2))
-    found = np.array([row for row in played if row is not None])
-    families = [f for (f, _, _), row in zip(work, played, strict=True) if row is not None]
-    rows = Rows(found[:, 0], found[:, 1:], np.array(families))
+    played = [p for p in _play(given.every, given.jobs, given.out) if p.slopes is not None]
+    found = np.array([p.slopes for p in played])
+    rows = Rows(found[:, 0], found[:, 1:], np.array([p.family for p in played]))
     logs = fit(rows)
-    print(f"{len(rows.errors)} rows")
+    print(f"# {len(rows.errors)} rows")
     for name, log in zip(CONSTANTS, logs, strict=True):
-        print(f"{name:28} x {np.exp(log):.3f}")
+        print(f"# {name:28} x {np.exp(log):.3f}")
+    print(f"# now    {_shown(_errors(rows, 0 * logs))}")
+    print(f"# fitted {_shown(_errors(rows, logs))}")
+    print("left_out:")
     for family in np.unique(rows.families):
         own = rows.families == family
         without = fit(rows.choose(~own))
-        kept = np.exp(rows.errors[own] + rows.slopes[own] @ logs) - 1
-        unseen = np.exp(rows.errors[own] + rows.slopes[own] @ without) - 1
-        print(
-            f"{family:14} {own.sum():4d} rows  now {np.mean(np.exp(rows.errors[own]) - 1):+.3f}"
-            f"  fitted {np.mean(kept):+.3f} mape {np.mean(np.abs(kept)):.3f}"
-            f"  left out {np.mean(unseen):+.3f} mape {np.mean(np.abs(unseen)):.3f}"
-        )
+        fitted = _shown(_errors(rows.choose(own), logs))
+        factors = " ".join(f"{f:.3f}" for f in np.exp(without))
+        print(f"  # {own.sum()} rows; fitted with it: {fitted}; without it x {factors}")
+        print(f"  {family}: {{{_shown(_errors(rows.choose(own), without))}}}")
 
 
 if __name__ == "__main__":
