@@ -85,9 +85,9 @@ class Prediction:
 def predict(scenario: Scenario) -> Prediction:
     """Return a scenario's step time and peak memory: what `run` finds, at the least cost.
 
-    Micro-batches that repeat are left out as `run.fold_time` of the scenario allows: unless it is
-    `exact` or false, the step time may be some parts in 10,000 off. No record is made, so that
-    spans, links and memory over time cannot be asked for. Raises as `run` does.
+    Micro-batches that repeat are left out as `run.fold_time` of the scenario allows; only where it
+    is `pace` is the step time another, by some parts in 10,000. No record is made, so that spans,
+    links and memory over time cannot be asked for. Raises as `run` does.
     """
     tried = -1
     for kept in _kept_repeats(scenario):

@@ -5,9 +5,10 @@ Where the state after one period is the state before it, moved on by a period in
 in time, and no lane has looked past the periods, those left out would each have ended in that state
 again: the whole job does the same, later by their length, and nothing is approximated.
 
-Often the state does not repeat to the picosecond although the pace does: a stage with a bit less
-to do gets further ahead with every micro-batch, and nobody ever waits for it. There the periods
-left out are taken to be as long as the last one was, if those before it agree with it on all ranks.
+Where an approximation will do there is another way. Often the state does not repeat to the
+picosecond although the pace does: a stage with a bit less to do gets further ahead with every
+micro-batch, and nobody ever waits for it. There the periods left out are taken to be as long as
+the last one was, if those before it agree with it on all ranks.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ TOLERANCE = 1e-3
 _AGREEING = 3
 
 
-def left_out_ps(player: SteadyPlayer, steps: Iterable[int], *, exact: bool) -> int | None:
+def left_out_ps(player: SteadyPlayer, steps: Iterable[int], *, at_pace: bool) -> int | None:
     """Time of all periods left out of `steps`; None where a step never came to repeat itself.
 
-    Exact where the state of the engine repeats; else, unless only the `exact` will do, within
-    `TOLERANCE` of that time if nothing that is left out would have changed the pace.
+    Exact where the state of the engine repeats; else, where time `at_pace` will do, within
+    `TOLERANCE` of it if nothing that is left out would have changed the pace.
     """
     left_out = player.ranks[0].score.program.left_out
     total = 0
     for step in range(len(player.looks)):
         length = _repeating(player, step, left_out)
-        if length is None and not exact:
+        if length is None and at_pace:
             length = _steady(player, step, left_out)
         if length is None:
             return None

@@ -54,17 +54,17 @@ def measure_step_ps(plan: Plan) -> int:
 def measure_folded_ps(plan: Plan) -> int | None:
     """Play a plan that leaves periods out; return the step time with them.
 
-    Where those left repeat to the picosecond it is exact; else, unless the scenario asks for that,
-    at their pace (`left_out.py`). None where neither will do: the whole plan has to be played.
+    Where those left repeat to the picosecond it is exact; else, where the scenario allows it, at
+    their pace (`left_out.py`). None where neither will do: the whole plan has to be played.
     """
     if not all(program.repeats and is_periodic(program) for program in plan.programs):
         return None
     clock = Clock()
     player = SteadyPlayer(clock, _make_ranks(plan, TransferTable(plan), clock))
     player.run()
-    steps, exact = plan.scenario.run.steps, plan.scenario.run.fold_time == "exact"
+    steps, at_pace = plan.scenario.run.steps, plan.scenario.run.fold_time == "pace"
     played = len(player.looks)
-    more_ps = left_out_ps(player, range(played - steps, played), exact=exact)
+    more_ps = left_out_ps(player, range(played - steps, played), at_pace=at_pace)
     if more_ps is None or not all(rank.finished for rank in player.ranks):
         return None
     return step_time_ps(plan, player, more_ps)

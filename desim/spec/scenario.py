@@ -117,10 +117,10 @@ class Run(Spec):
     """Seed of all random numbers."""
     fold: Literal["auto"] | bool = "auto"
     """`auto` and true: one representative per rank class; false: every rank is played."""
-    fold_time: Literal["auto", "exact"] | bool = "auto"
-    """Where only the step time is asked for (`desim validate`): `exact` leaves micro-batches out
-    that repeat to the picosecond, `auto` and true also those whose pace on all ranks is the same
-    to 1 in 1,000; false: every one is played. A run with a timeline plays every one."""
+    fold_time: Literal["auto", "pace"] | bool = "auto"
+    """Where only the step time is asked for (`desim validate`): `auto` and true leave
+    micro-batches out that repeat to the picosecond, `pace` also those after which every rank
+    keeps its pace to 1 in 1,000; false: every one is played. A run with a timeline plays all."""
 
 
 class Output(Spec):
