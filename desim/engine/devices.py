@@ -118,6 +118,23 @@ class Device:
     def _resume(self, _: Any) -> None:
         self._run(self.end)
 
+    def computes(self) -> bool:
+        """Whether a kernel runs now and beyond this instant."""
+        now = self._clock._now
+        if not self.running or self.due <= now:
+            return False
+        return not self.timing.mixed or self.timing.computes(self._current(now))
+
+    def _current(self, now: int) -> int:
+        """The kernel that runs now."""
+        sums, at = self._sums, self.kernel - self._base
+        first = -(-self.left * (sums[at + 1] - sums[at]) // self.whole)
+        passed = now - self.begun - first
+        if passed < 0:
+            return self.kernel
+        end = self.end - self._base
+        return self._base + bisect_right(sums, sums[at + 1] + passed, at + 1, end + 1) - 1
+
     def hold(self, sms: int, memory: int) -> None:
         """Take SMs and memory bandwidth (parts per thousand) from kernels; negative gives back."""
         self.sms += sms

@@ -136,10 +136,7 @@ class Player:
 
     def _begin(self, transfer: Transfer, members: Sequence[Member]) -> None:
         """Start the transfer; one that may run beside compute once it is known whether it does."""
-        now = self.clock._now
-        if transfer.unhindered is None or any(
-            rank.device.running and rank.device.due > now for rank, _ in members
-        ):
+        if transfer.unhindered is None or any(rank.device.computes() for rank, _ in members):
             self._transfer(transfer, members)
         else:
             self.clock.late(self._pace, (transfer, members))
@@ -147,7 +144,7 @@ class Player:
     def _pace(self, event: Any) -> None:
         """Go at full speed where no member computes at the end of the instant."""
         transfer, members = event.payload
-        computing = any(rank.device.running for rank, _ in members)
+        computing = any(rank.device.computes() for rank, _ in members)
         self._transfer(transfer if computing else transfer.unhindered, members)
 
     def _transfer(self, transfer: Transfer, members: Sequence[Member]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from desim.engine.deadlock import explain_deadlock
 from desim.engine.environment import Clock
+from desim.engine.inline import inline, solo_ps
 from desim.engine.left_out import left_out_ps
 from desim.engine.observe import observe, step_time_ps
 from desim.engine.play import Player
@@ -19,12 +20,15 @@ from desim.engine.timing import ALONE, KernelTimes, Timing
 from desim.engine.tracks import make_score
 from desim.engine.transfers import TransferTable
 from desim.errors import DeadlockError
+from desim.kernels.time import KernelTime
 from desim.plan.repeat import is_periodic
 from desim.plan.tables import COMPUTE
+from desim.record import PS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from desim.engine.tracks import Score
     from desim.engine.transfers import Transfer
     from desim.plan.build import Plan
     from desim.plan.program import Program
@@ -48,7 +52,9 @@ def measure_step_ps(plan: Plan) -> int:
 
     Raises DeadlockError as `simulate` does.
     """
-    return step_time_ps(plan, _play(plan, TransferTable(plan), None))
+    clock = Clock()
+    player = Player(clock, _inlined_ranks(plan, TransferTable(plan), clock))
+    return step_time_ps(plan, _played(plan, player))
 
 
 def measure_folded_ps(plan: Plan) -> int | None:
@@ -60,7 +66,7 @@ def measure_folded_ps(plan: Plan) -> int | None:
     if not all(program.repeats and is_periodic(program) for program in plan.programs):
         return None
     clock = Clock()
-    player = SteadyPlayer(clock, _make_ranks(plan, TransferTable(plan), clock))
+    player = SteadyPlayer(clock, _inlined_ranks(plan, TransferTable(plan), clock))
     player.run()
     steps, at_pace = plan.scenario.run.steps, plan.scenario.run.fold_time == "pace"
     played = len(player.looks)
@@ -75,6 +81,10 @@ def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | No
     player = Player(clock, _make_ranks(plan, table, clock))
     if watch is not None:
         watch(player)
+    return _played(plan, player)
+
+
+def _played(plan: Plan, player: Player) -> Player:
     player.run()
     if not all(rank.finished for rank in player.ranks):
         raise DeadlockError(explain_deadlock(plan, player.ranks))
@@ -92,6 +102,49 @@ def _make_ranks(plan: Plan, table: TransferTable, clock: Clock) -> list[Rank]:
         made = ports.of(representative, plan.programs[number])
         ranks.append(Rank(clock, index, scores[number], timing, made))
     return ranks
+
+
+def _inlined_ranks(plan: Plan, table: TransferTable, clock: Clock) -> list[Rank]:
+    """Ranks that play the collectives that they have for themselves as kernels (`inline.py`)."""
+    if plan.disturbed.jitter or (plan.disturbed.compute != 1.0).any():
+        return _make_ranks(plan, table, clock)
+    ports = _Ports(plan, table)
+    kernels = _Inlined(plan)
+    ranks = []
+    for index, representative in enumerate(plan.folding.ranks.first.tolist()):
+        number = int(plan.program_of[representative])
+        made = ports.of(representative, plan.programs[number])
+        ranks.append(kernels.rank(clock, index, number, made))
+    return ranks
+
+
+class _Inlined:
+    """Programs with collectives as kernels, and the times of these, by program and durations."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._made: dict[tuple[int, tuple[tuple[int, int], ...]], tuple[Score, Timing]] = {}
+
+    def rank(self, clock: Clock, index: int, number: int, ports: list[Port | None]) -> Rank:
+        """Make a rank that plays program `number`."""
+        lengths = [(comm, solo_ps(port)) for comm, port in enumerate(ports)]
+        solo = tuple((comm, length) for comm, length in lengths if length >= 0)
+        if (number, solo) not in self._made:
+            self._made[number, solo] = self._make(number, solo)
+        score, timing = self._made[number, solo]
+        return Rank(clock, index, score, timing, ports)
+
+    def _make(self, number: int, solo: tuple[tuple[int, int], ...]) -> tuple[Score, Timing]:
+        plan = self._plan
+        computing = len(plan.kernel_times)
+        program = inline(
+            plan.programs[number], {comm: computing + i for i, (comm, _) in enumerate(solo)}
+        )
+        times = [KernelTime(0.0, 0.0, length / PS_PER_S) for _, length in solo]
+        kernels = KernelTimes((*plan.kernel_times, *times), plan.scenario.cluster.system.device.sms)
+        timing = Timing(kernels, program.op[program.lane == COMPUTE], 1.0, computing=computing)
+        timing.number(ALONE)
+        return make_score(program), timing
 
 
 class _Timings:

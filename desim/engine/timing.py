@@ -55,6 +55,7 @@ class Timing:
 
     `speed` is the device's share of its normal speed, `factors` stretch each kernel (jitter).
     Kernels of one kind take equally long: those of one op, or with `factors` each its own kind.
+    Ops from `computing` on stand for collectives (`inline.py`).
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Timing:
         ops: NDArray[np.int32],
         speed: float,
         factors: NDArray[np.float64] | None = None,
+        computing: int | None = None,
     ) -> None:
         self._kernels = kernels
         self._ops = ops
@@ -70,6 +72,8 @@ class Timing:
         self._factors = factors
         self._kind = ops if factors is None else np.arange(len(ops), dtype=np.int32)
         self._kinds = self._kind.tobytes()
+        self._waiting = ops >= (np.inf if computing is None else computing)
+        self.mixed = bool(self._waiting.any())
         self._lengths: list[NDArray[np.int64]] = []
         self._sums: list[dict[bytes, list[int]]] = []
         self._number: dict[Load, int] = {}
@@ -90,6 +94,10 @@ class Timing:
         if self._factors is not None:
             seconds = seconds[self._ops] * self._factors
         return np.maximum(np.rint(seconds * scale), 1.0).astype(np.int64)
+
+    def computes(self, kernel: int) -> bool:
+        """Whether a kernel computes, and does not stand for a collective."""
+        return not self._waiting[kernel]
 
     @property
     def loads(self) -> int:
