@@ -79,6 +79,15 @@ class Assumptions:
                 ends_fewer = rule.ends_fewer
         return Assumed(filled, settings, ends_fewer)
 
+    def reads(self, column: str, text: str) -> bool:
+        """Tell whether some rule's pattern for a column matches what stands there."""
+        return any(fnmatchcase(text, pattern) for pattern in self.words(column))
+
+    def words(self, column: str) -> list[str]:
+        """Return the patterns that rules have for a column, in their order."""
+        found = (pattern for rule in self.rules for pattern in rule.when.get(column, ()))
+        return list(dict.fromkeys(found))
+
     def patterns(self, column: str, path: str) -> str:
         """Return the patterns of a column for which a rule sets `path`, joined by commas."""
         found = (rule.when.get(column, ()) for rule in self.rules if path in rule.settings)

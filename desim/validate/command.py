@@ -101,7 +101,8 @@ def _write(comparison: Comparison, places: Mapping[str, Path | None]) -> list[st
 def _closing(comparison: Comparison, took_s: float, written: Sequence[str]) -> list[str]:
     request = comparison.request
     processes = "1 process" if request.processes == 1 else f"{request.processes} processes"
-    lines = [f"{len(comparison.rows)} rows in {took_s:.0f} s on {processes}"]
+    rows = "1 row" if len(comparison.rows) == 1 else f"{len(comparison.rows)} rows"
+    lines = [f"{rows} in {took_s:.0f} s on {processes}"]
     if written:
         lines.append("written: " + ", ".join(written))
     return [*lines, ""]

@@ -29,7 +29,8 @@ UNITS = {"GB": 1e9, "GiB": 2.0**30}
 class Measurement:
     """One row: where it stands, what it is called, and its cells as they are written.
 
-    A file of one's own may leave out `id` (the line counts), `tier` (A) and `family` (own).
+    A file of one's own may leave out `id` (the line counts), `tier` (A) and `family` (own); the
+    cells have them all the same, for rules to match.
     """
 
     line: int
@@ -94,13 +95,9 @@ def read_measurements(path: Path) -> Measurements:
 
 
 def _row(line: int, cells: dict[str, str]) -> Measurement:
-    return Measurement(
-        line=line,
-        id=cells.get("id", "").strip() or f"line {line}",
-        tier=cells.get("tier", "").strip() or "A",
-        family=cells.get("family", "").strip() or "own",
-        cells=cells,
-    )
+    told = {"id": f"line {line}", "tier": "A", "family": "own"}
+    told = {name: cells.get(name, "").strip() or default for name, default in told.items()}
+    return Measurement(line, **told, cells=cells | told)
 
 
 def _header_mistakes(columns: list[str], name: str) -> Iterator[Mistake]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from desim.errors import DesimError, Mistake, SpecError
 from desim.validate import memory_score, time_score
 from desim.validate.assumptions import load_assumptions
+from desim.validate.ignored import not_read
 from desim.validate.measurements import read_measurements
 from desim.validate.play import Played, play_rows
 
@@ -67,7 +68,7 @@ def compare(
     chosen = _choose(measurements, request)
     assumptions = find_assumptions(request)
     try:
-        load_assumptions(assumptions)
+        rules = load_assumptions(assumptions)
     except DesimError as error:
         raise SpecError([Mistake("", str(error))]) from None
     played = play_rows(
@@ -80,6 +81,8 @@ def compare(
     )
     score = memory_score.score if measurements.of_memory else time_score.score
     report, compared = score(measurements.rows, played)
+    if not measurements.of_memory:
+        report["not_read"] = not_read(played, rules)
     return Comparison(request, assumptions, measurements.of_memory, tuple(played), compared, report)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from desim.errors import SpecError
@@ -27,7 +28,8 @@ def to_scenario(row: Mapping[str, str], assumptions: Assumptions) -> Scenario:
     if "system" not in data["cluster"]:
         gpu, known = word(assumed.row, "gpu"), assumptions.patterns("gpu", "cluster.system")
         raise UnscoredError(
-            f"no assumption names a system for gpu {gpu!r}, only for: {known}; add a rule"
+            f"no assumption names a system for gpu {gpu!r}, only for: {known}; "
+            "use one of these names or add a rule"
         )
     try:
         return load_scenario(data).scenario
@@ -45,6 +47,10 @@ def _stated(assumed: Assumed) -> dict[str, Any]:
         parallel["sequence"] = count(row, "sp") == 1
     if parallel["pipeline"] > 1 and row.get("vp"):
         parallel["virtual_stages"] = positive(row, "vp")
+    if row.get("dp", "").strip():
+        _require_devices(
+            devices, *(positive(row, column, 1) for column in ("tp", "cp", "pp", "dp"))
+        )
     return {
         "name": row.get("id", "row"),
         "workload": {
@@ -56,6 +62,13 @@ def _stated(assumed: Assumed) -> dict[str, Any]:
         "cluster": {"devices": devices},
         "parallel": parallel,
     }
+
+
+def _require_devices(devices: int, *axes: int) -> None:
+    """Raise UnscoredError where the mesh that a row states is not all of its devices."""
+    if prod(axes) != devices:
+        mesh = " x ".join(map(str, axes))
+        raise UnscoredError(f"tp x cp x pp x dp must be num_gpus: {mesh} is not {devices}")
 
 
 def _model(row: Mapping[str, str]) -> dict[str, Any]:

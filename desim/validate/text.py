@@ -27,6 +27,8 @@ def render(comparison: Comparison, readings: Readings) -> str:
     blocks = _memory_blocks if comparison.of_memory else _time_blocks
     lines = [line for block in blocks(comparison, readings) for line in ("", *block)]
     lines += ["", *_unscored(comparison.report["unscored"])]
+    for text in comparison.report.get("not_read", ()):
+        lines += textwrap.wrap(f"not read: {text}", WIDTH, subsequent_indent=" " * 8)
     lines += textwrap.wrap(f"assumed where rows are silent: {comparison.assumptions}", WIDTH)
     return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
 
@@ -38,8 +40,9 @@ def _time_blocks(comparison: Comparison, readings: Readings) -> Iterator[list[st
         if not found["rows"]:
             continue
         yield [f"tier {tier}: step time, simulated / measured - 1", _HEAD, _line("all", found)]
+        families = len(_scored_families(found))
         yield [
-            f"mean over {len(_scored_families(found))} families, each counted once: "
+            f"mean over {families} {'family' if families == 1 else 'families'}, each counted once: "
             f"MAPE {percent(found['family_mape']).strip()}"
         ]
         for what in _GROUPS:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import desim
-from tests.cli.conftest import Cli, files
+from desim.validate.ignored import COLUMNS
+from tests.cli.conftest import ROOT, Cli, files
 from tests.validate.conftest import ASSUMED, IDS, real_rows, write
 
 KEYS = {"rows", "scored", "mape", "median", "p90", "bias", "family_mape", "worst"}
@@ -84,11 +85,12 @@ def test_a_file_of_one_s_own(measured: Path, cli: Cli) -> None:
     row = real_rows()[0]
     for name in ("id", "tier", "family", "measured_step_time_s", "repeat_of"):
         del row[name]
-    Path("assumptions.yaml").write_text(ASSUMED.replace("family: llm-foundry", "cp: '1.0'"))
+    Path("assumptions.yaml").write_text(ASSUMED.replace("family: llm-foundry", "family: own"))
     write(measured, [row])
     validate(cli, measured, "--json", "out.json")
     found = json.loads(Path("out.json").read_text())["A"]
     assert list(found["by_family"]) == ["own"]
+    assert list(found["by_recompute"]) == ["full"], "the rule for the family `own` holds"
     assert found["worst"][0]["id"] == "line 2"
 
 
@@ -107,10 +109,34 @@ def test_rows_that_cannot_be_simulated_are_listed(measured: Path, cli: Cli) -> N
     assert (found["A"]["rows"], found["A"]["scored"]) == (5, 1)
     reasons = {entry["id"]: entry["reason"] for entry in found["unscored"]}
     assert "num_layers" in reasons["no-layers"]
-    assert "tensor" in reasons["bad-mesh"]
+    assert "tp x cp x pp x dp must be num_gpus" in reasons["bad-mesh"]
     assert "nothing was measured" in reasons["not-measured"]
     assert "measured_step_time_s: must be a number above 0" in reasons["no-number"]
     assert "not scored: 4" in out
+
+
+def test_what_nothing_reads_is_said(measured: Path, cli: Cli) -> None:
+    """A word without a rule and a misspelt column would look like errors of the simulation."""
+    rule = "  - when: {recompute: [full, 'select*']}\n    set: {policies.recompute: full}\n"
+    Path("assumptions.yaml").write_text(ASSUMED + rule)
+    row = real_rows()[0] | {"precision": "", "zero_fsdp": "", "pipeline_schedule": ""}
+    row["kvheads"] = row.pop("kv_heads")
+    words = ("full", "selective", "Full", "Full", "")
+    write(measured, [row | {"id": f"r{n}", "recompute": word} for n, word in enumerate(words)])
+    out = validate(cli, measured, "--json", "out.json")
+    assert json.loads(Path("out.json").read_text())["not_read"] == [
+        "column 'kvheads'; did you mean 'kv_heads'?",
+        "recompute 'Full' of r2 and 1 more: played as if blank; words that rules read: full,"
+        " select*",
+    ]
+    assert "not read: recompute 'Full'" in out
+    validate(cli, write(measured, real_rows()), "--quiet", "--json", "out.json",
+        "--assumptions", ROOT / "validation" / "assumptions.yaml")  # fmt: skip
+    assert json.loads(Path("out.json").read_text())["not_read"] == []
+
+
+def test_the_columns_are_those_of_the_published_table() -> None:
+    assert list(real_rows()[0]) == list(COLUMNS)
 
 
 def test_processes_change_nothing(measured: Path, cli: Cli) -> None:

@@ -96,9 +96,16 @@ def test_a_wrong_number_is_named(column: str, text: str, why: str) -> None:
         to_scenario({**ROW, column: text}, Assumptions((SYSTEM,)))
 
 
+def test_a_mesh_that_is_not_all_devices_is_refused() -> None:
+    assert to_scenario({**ROW, "dp": "2.0"}, Assumptions((SYSTEM,))).parallel.data == 2
+    why = "must be num_gpus: 2 x 1 x 4 x 4 is not 16"
+    with pytest.raises(UnscoredError, match=why):
+        to_scenario({**ROW, "dp": "4"}, Assumptions((SYSTEM,)))
+
+
 def test_an_unknown_gpu_is_named_with_those_that_are_known() -> None:
     rule = Rule(when={"gpu": ("A100*", "B200")}, settings=SYSTEM.settings)
-    with pytest.raises(UnscoredError, match=r"gpu 'H100', only for: A100\*, B200; add a rule$"):
+    with pytest.raises(UnscoredError, match=r"gpu 'H100', only for: A100\*, B200; use one of"):
         to_scenario(ROW, Assumptions((rule,)))
     with pytest.raises(UnscoredError, match="gpu is neither stated nor assumed"):
         to_scenario({**ROW, "gpu": ""}, Assumptions((rule,)))

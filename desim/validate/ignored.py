@@ -1,0 +1,58 @@
+"""What a file of step times says that nothing reads: words without a rule, unknown columns.
+
+A word that no rule reads leaves the row as if the cell were blank, and a column with another name
+as if it were not there: both look like errors of the simulation, so both are said.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from desim.validate.assumptions import Assumptions
+    from desim.validate.play import Played
+
+#: Columns of words, which only rules turn into settings.
+WORDS = ("precision", "recompute", "zero_fsdp", "pipeline_schedule")
+#: The columns of `step_time.csv`.
+COLUMNS = (
+    "id", "tier", "family", "source", "source_kind", "year", "framework", "gpu", "gpu_mem_gb",
+    "num_gpus", "gpus_per_node", "intra_link", "inter_link", "model", "num_layers", "hidden",
+    "heads", "kv_heads", "ffn_hidden", "vocab", "seq_len", "params_b", "moe", "precision", "tp",
+    "sp", "cp", "pp", "vp", "ep", "dp", "zero_fsdp", "micro_batch", "global_batch", "recompute",
+    "pipeline_schedule", "overlap", "measured_step_time_s", "measured_tokens_per_s_per_gpu",
+    "measured_model_tflops_per_gpu", "measured_hw_tflops_per_gpu", "measured_mfu", "notes",
+    "measured_peak_memory", "peak_memory_unit", "repeat_of",
+)  # fmt: skip
+
+
+def not_read(rows: Sequence[Played], assumptions: Assumptions) -> list[str]:
+    """Return what nothing reads in the rows that became scenarios, one sentence each."""
+    return [*_columns(rows, assumptions), *_words(rows, assumptions)]
+
+
+def _columns(rows: Sequence[Played], assumptions: Assumptions) -> Iterator[str]:
+    names = list(rows[0].row.cells)
+    ruled = {column for rule in assumptions.rules for column in rule.when}
+    free = [column for column in COLUMNS if column not in names]
+    for name in names:
+        if name and name not in COLUMNS and name not in ruled:
+            near = difflib.get_close_matches(name, free, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            yield f"column {name!r}{hint}"
+
+
+def _words(rows: Iterable[Played], assumptions: Assumptions) -> Iterator[str]:
+    unread: dict[tuple[str, str], list[str]] = {}
+    for one in rows:
+        for column in WORDS if one.scenario is not None else ():
+            text = one.row.cells.get(column, "").strip()
+            if text and not assumptions.reads(column, text):
+                unread.setdefault((column, text), []).append(one.row.id)
+    for (column, text), ids in unread.items():
+        some = ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
+        known = ", ".join(pattern for pattern in assumptions.words(column) if pattern) or "none"
+        yield f"{column} {text!r} of {some}: played as if blank; words that rules read: {known}"
