@@ -132,7 +132,7 @@ def validate_parser() -> argparse.ArgumentParser:
     what = "Turn rows of measurements into scenarios, play them and print the errors."
     parser = _parser("validate", what)
     add = parser.add_argument
-    add("file", metavar="FILE.csv", help="rows with the columns of validation/step_time.csv")
+    add("file", metavar="FILE.csv", help="rows of measurements, columns as in docs/validate.md")
     add("--tier", choices=("A", "B"), help="rows of one tier only")
     add("--only", metavar="GLOB", help="rows whose id matches, such as 'titan-8b-*'")
     add("--assumptions", metavar="FILE", help="what to assume where rows are silent (default: "

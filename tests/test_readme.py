@@ -48,6 +48,31 @@ def test_the_scenario_of_the_readme(tmp_path: Path) -> None:
     assert desim.run(file).summary["fits"]
 
 
+def test_the_table_of_the_page_on_validate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every row is scored, every word read, and the rule for the software changes the times."""
+    from desim.cli import main
+
+    page = (ROOT / "docs" / "validate.md").read_text()
+    table, rule = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("csv", "yaml"))
+    assert table is not None
+    assert rule is not None
+    (tmp_path / "runs.csv").write_text(table[1])
+    out = []
+    for added in ("", rule[1]):
+        known = (ROOT / "validation" / "assumptions.yaml").read_text()
+        assumed = tmp_path / f"assumed_{len(out)}.yaml"
+        assumed.write_text(f"{known.rstrip()}\n{added}")
+        options = ["--assumptions", str(assumed), "--jobs", "1"]
+        assert main(["validate", str(tmp_path / "runs.csv"), *options]) == 0
+        said = capsys.readouterr().out
+        assert "every row is scored" in said
+        assert "not read" not in said
+        out.append(re.findall(r"simulated .*", said))
+    assert sorted(out[0]) != sorted(out[1])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

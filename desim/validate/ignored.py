@@ -1,6 +1,6 @@
 """What a file of step times says that nothing reads: words without a rule, unknown columns.
 
-A word that no rule reads leaves the row as if the cell were blank, and a column with another name
+A word that no rule reads sets nothing, and a column with another name leaves the row
 as if it were not there: both look like errors of the simulation, so both are said.
 """
 
@@ -55,4 +55,4 @@ def _words(rows: Iterable[Played], assumptions: Assumptions) -> Iterator[str]:
     for (column, text), ids in unread.items():
         some = ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
         known = ", ".join(pattern for pattern in assumptions.words(column) if pattern) or "none"
-        yield f"{column} {text!r} of {some}: played as if blank; words that rules read: {known}"
+        yield f"{column} {text!r} of {some}: it sets nothing; words that rules read: {known}"

@@ -126,8 +126,7 @@ def test_what_nothing_reads_is_said(measured: Path, cli: Cli) -> None:
     out = validate(cli, measured, "--json", "out.json")
     assert json.loads(Path("out.json").read_text())["not_read"] == [
         "column 'kvheads'; did you mean 'kv_heads'?",
-        "recompute 'Full' of r2 and 1 more: played as if blank; words that rules read: full,"
-        " select*",
+        "recompute 'Full' of r2 and 1 more: it sets nothing; words that rules read: full, select*",
     ]
     assert "not read: recompute 'Full'" in out
     validate(cli, write(measured, real_rows()), "--quiet", "--json", "out.json",
