@@ -70,7 +70,7 @@ def _utilisation(plan: Plan, step_s: float) -> dict[str, float]:
 
 def _job(plan: Plan) -> dict[str, Any]:
     """What runs on what."""
-    sizes = plan.context.mesh.sizes
+    sizes = plan.context.mesh.stated
     return {
         "parameters": parameter_count(plan.scenario.workload.model),
         "num_devices": plan.scenario.cluster.devices,

@@ -34,6 +34,11 @@ class Mesh:
             total *= size
         return total
 
+    @property
+    def stated(self) -> dict[str, int]:
+        """Sizes as a scenario states them: also of expert groups, taken from tp, cp and dp."""
+        return self.sizes if self.experts is None else self.sizes | {"ep": self.experts.sizes["ep"]}
+
     def _grid(self) -> NDArray[np.int64]:
         shape = [self.sizes[axis] for axis in reversed(self.order)]
         return np.arange(self.num_ranks, dtype=np.int64).reshape(shape)

@@ -41,7 +41,7 @@ def examine(scenario: Scenario) -> dict[str, Any]:
         "active_parameters": active_parameter_count(workload.model),
         "model_flops_per_step": flops,
         "num_devices": cluster.devices,
-        "mesh": mesh.sizes,
+        "mesh": mesh.stated,
         "order": "-".join(mesh.order),
         "groups": _groups(mesh, cluster.system.devices_per_node),
         "micro_batches": workload.global_batch // (workload.micro_batch * data),
@@ -55,9 +55,10 @@ def examine(scenario: Scenario) -> dict[str, Any]:
 def _groups(mesh: Mesh, devices_per_node: int) -> dict[str, dict[str, int]]:
     """Size of the groups along each axis and how many nodes one of them touches at most."""
     found = {}
-    for axis, size in mesh.sizes.items():
+    for axis, size in mesh.stated.items():
         if size > 1:
-            nodes = mesh.groups(axis) // devices_per_node
+            place = mesh.experts if axis == "ep" and mesh.experts is not None else mesh
+            nodes = place.groups(axis) // devices_per_node
             most = max(len(np.unique(row)) for row in nodes[: min(len(nodes), 64)])
             found[axis] = {"ranks": size, "groups": len(nodes), "nodes": most}
     return found

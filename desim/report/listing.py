@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from desim.plan.schedules import SCHEDULES
+from desim.plan.schedules import AUTOMATIC, FOLDED_BACK, SCHEDULES
 from desim.spec.base import Spec
 from desim.spec.catalogue import list_names
 from desim.spec.policy import Kernels, Policies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+
+_PLAIN: dict[object, str] = {
+    bool: "true | false",
+    int: "a whole number",
+    str: "text",
+    float: "a quantity with its unit",
+}
 
 
 def listing(kinds: Sequence[str]) -> str:
@@ -29,6 +38,10 @@ def _names(kind: str) -> Iterator[str]:
         for name, schedule in SCHEDULES.items():
             contract = (schedule.__doc__ or "").splitlines()[0]
             yield f"{name:<14}{contract}"
+        for name, held in AUTOMATIC.items():
+            chunks = "two chunks in a V" if name in FOLDED_BACK else "one chunk per stage"
+            memory = "" if held == 1 else f" {held} times"
+            yield f"{name:<14}Zero bubble by a search, {chunks}, in{memory} the memory of 1F1B."
     elif kind == "policies":
         yield from _options("policies", Policies, _defaults(Policies()))
         yield from _options("kernels", Kernels, _defaults(Kernels()))
@@ -49,19 +62,22 @@ def _options(path: str, spec: type[Spec], defaults: dict[str, Any]) -> Iterator[
         if isinstance(kind, type) and issubclass(kind, Spec):
             yield from _options(f"{path}.{key}", kind, defaults[key])
             continue
-        yield f"{f'{path}.{key}':<40}{_choices(kind):<46}default {_plain(defaults[key])}"
+        yield f"{f'{path}.{key}':<40}{_choices(kind):<45} default {_plain(defaults[key])}"
 
 
 def _choices(kind: object) -> str:
-    if get_origin(kind) is Literal:
-        return " | ".join(_plain(choice) for choice in get_args(kind))
-    if kind is bool:
-        return "true | false"
-    if kind is int:
-        return "a whole number"
-    if kind is str:
-        return "text"
-    return "a quantity with its unit" + ("" if kind is float else ", or null")
+    """Say what a type allows; every `float` below policies and kernels carries a unit."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return " | ".join(_plain(choice) for choice in parts)
+    if origin is Annotated:
+        return _choices(parts[0])
+    if origin is tuple:
+        return f"a list of {_choices(parts[0])}"
+    if origin in (Union, UnionType):
+        kept = " or ".join(_choices(part) for part in parts if part is not type(None))
+        return kept + (", or null" if type(None) in parts else "")
+    return _PLAIN[kind]
 
 
 def _plain(value: object) -> str:

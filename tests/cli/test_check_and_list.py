@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import desim
 from desim.cli import LISTS
 from desim.spec.load import load_scenario
+from desim.spec.policy import Policies
 from tests.cli.conftest import ROOT, Cli, files, shell
 
 
@@ -50,6 +52,17 @@ def test_check_json(tiny: Path, cli: Cli) -> None:
     assert desim.load(found["scenario"]) == load_scenario(tiny).scenario
 
 
+def test_expert_groups_are_shown(tiny: Path, cli: Cli) -> None:
+    """They share ranks with the other axes, so that the sizes multiply to more than the devices."""
+    options = ("--set", "workload.model.moe={experts: 8, top_k: 2, ffn: 512}",
+               "--set", "parallel.expert=2")  # fmt: skip
+    found = cli("check", tiny, *options, "--json").json
+    assert found["mesh"] == {"tp": 2, "cp": 1, "ep": 2, "dp": 2, "pp": 2}
+    assert found["groups"]["ep"] == {"ranks": 2, "groups": 4, "nodes": 1}
+    ran = cli(tiny, *options, "--json", "--no-trace", "--no-report").json
+    assert ran["mesh"] == "tp2 ep2 dp2 pp2"
+
+
 def test_check_estimates_what_a_run_finds(tiny: Path, cli: Cli) -> None:
     """Bytes of the ledger need no clock."""
     ran = cli(tiny, "--json", "--no-trace", "--no-report").json
@@ -77,7 +90,7 @@ def test_list(tmp_path: Path) -> None:
         ("devices", ["h100_sxm_80gb", "h100_sxm_96gb_hbm2e_500w", "v100_sxm2_32gb", "gb200"]),
         ("fabrics", ["ib_ndr400"]),
         ("systems", ["dgx_h100_ndr400", "gb200_nvl72"]),
-        ("schedules", ["1f1b", "gpipe", "interleaved"]),
+        ("schedules", list(get_args(Policies.model_fields["schedule"].annotation))),
         ("policies", ["policies.schedule", "kernels.attention", "policies.bucket"]),
     ],
 )
@@ -96,6 +109,11 @@ def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
     assert written["policies.bucket"] == "null"
     assert written["policies.overlap.grad_reduce"] == "bucketed"
     assert written["policies.gradient_clipping"] == "true"
+    said = {line.split()[0]: line[40:].split(" default ")[0].strip() for line in lines}
+    assert said["policies.recompute_layers"] == "a whole number, or null"
+    assert said["kernels.apart"] == "a list of qkv | gate_up"
+    assert said["policies.bucket"] == "a quantity with its unit, or null"
+    assert said["policies.schedule"].endswith("| zb_v")
 
 
 def test_version_and_help(cli: Cli) -> None:
