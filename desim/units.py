@@ -108,10 +108,11 @@ def show(value: float, dimension: str, digits: int = 4) -> str:
 def write(value: float, dimension: str) -> str:
     """Write an SI `value` so that `parse` gives back exactly the same number."""
     steps = (*_SHOWN[dimension], *_ALSO_WRITTEN.get(dimension, ()))
-    exact = []
+    exact: list[str] = []
+    below_one: list[str] = []
     for factor, unit in steps:
         text = f"{value / factor:.15g}"
-        if abs(value) >= factor and "e" not in text and _scaled(float(text), factor) == value:
-            exact.append(f"{text} {unit}")
+        if "e" not in text and _scaled(float(text), factor) == value:
+            (exact if abs(value) >= factor else below_one).append(f"{text} {unit}")
     base = next(unit for factor, unit in steps if factor == 1.0)
-    return min(exact, key=len, default=f"{value!r} {base}")
+    return min(exact or below_one, key=len, default=f"{value!r} {base}")

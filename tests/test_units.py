@@ -72,7 +72,8 @@ def test_what_is_written_reads_back_to_the_same_number(value: float, dimension: 
         (50e9, "bytes_per_s", "50 GB/s"),
         (5e-6, "s", "5 us"),
         (700.0, "w", "700 W"),
-        (0.0, "s", "0.0 s"),
+        (0.0, "s", "0 s"),
+        (7.900000000000001e-07, "s", "0.79 us"),
     ],
 )
 def test_a_quantity_is_written_shortly(value: float, dimension: str, text: str) -> None:
