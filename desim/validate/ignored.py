@@ -1,4 +1,4 @@
-"""What a file of step times says that nothing reads: words without a rule, unknown columns.
+"""What a file of step times says that nothing reads: words, columns, peaks that are no number.
 
 A word that no rule reads sets nothing, and a column with another name leaves the row
 as if it were not there: both look like errors of the simulation, so both are said.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 from typing import TYPE_CHECKING
+
+from desim.validate.measurements import measured_peak_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +33,7 @@ COLUMNS = (
 
 def not_read(rows: Sequence[Played], assumptions: Assumptions) -> list[str]:
     """Return what nothing reads in the rows that became scenarios, one sentence each."""
-    return [*_columns(rows, assumptions), *_words(rows, assumptions)]
+    return [*_columns(rows, assumptions), *_words(rows, assumptions), *_peaks(rows)]
 
 
 def _columns(rows: Sequence[Played], assumptions: Assumptions) -> Iterator[str]:
@@ -53,6 +55,21 @@ def _words(rows: Iterable[Played], assumptions: Assumptions) -> Iterator[str]:
             if text and not assumptions.reads(column, text):
                 unread.setdefault((column, text), []).append(one.row.id)
     for (column, text), ids in unread.items():
-        some = ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"
         known = ", ".join(pattern for pattern in assumptions.words(column) if pattern) or "none"
-        yield f"{column} {text!r} of {some}: it sets nothing; words that rules read: {known}"
+        yield f"{column} {text!r} of {_some(ids)}: it sets nothing; words that rules read: {known}"
+
+
+def _peaks(rows: Iterable[Played]) -> Iterator[str]:
+    """Yield why peaks that stand beside step times cannot be compared."""
+    wrong: dict[str, list[str]] = {}
+    for one in rows:
+        try:
+            measured_peak_bytes(one.row)
+        except ValueError as error:
+            wrong.setdefault(str(error), []).append(one.row.id)
+    for why, ids in wrong.items():
+        yield f"the peak of memory of {_some(ids)}: {why}"
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ids[0] if len(ids) == 1 else f"{ids[0]} and {len(ids) - 1} more"

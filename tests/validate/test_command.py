@@ -121,12 +121,14 @@ def test_what_nothing_reads_is_said(measured: Path, cli: Cli) -> None:
     Path("assumptions.yaml").write_text(ASSUMED + rule)
     row = real_rows()[0] | {"precision": "", "zero_fsdp": "", "pipeline_schedule": ""}
     row["kvheads"] = row.pop("kv_heads")
+    row |= {"measured_peak_memory": "40", "peak_memory_unit": "gb"}
     words = ("full", "selective", "Full", "Full", "")
     write(measured, [row | {"id": f"r{n}", "recompute": word} for n, word in enumerate(words)])
     out = validate(cli, measured, "--json", "out.json")
     assert json.loads(Path("out.json").read_text())["not_read"] == [
         "column 'kvheads'; did you mean 'kv_heads'?",
         "recompute 'Full' of r2 and 1 more: it sets nothing; words that rules read: full, select*",
+        "the peak of memory of r0 and 4 more: peak_memory_unit: must be one of GB, GiB, got 'gb'",
     ]
     assert "not read: recompute 'Full'" in out
     validate(cli, write(measured, real_rows()), "--quiet", "--json", "out.json",
