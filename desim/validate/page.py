@@ -43,6 +43,12 @@ def _page(
     yield "Errors are simulated / measured - 1. Where a row is silent, what was assumed stands in"
     name = comparison.assumptions.name
     yield f"`{name}`, written per source; what was settled after errors were seen says so there."
+    yield "MAPE is the mean of their sizes, p90 the size that nine rows of ten stay below, bias the"
+    yield "mean with its sign. A family is one source."
+    if not comparison.of_memory:
+        yield "Rows of tier A state model, mesh, batch, recomputation and schedule (some not the"
+        yield "vocabulary, the precision or the network); rows of tier B less, or what they state"
+        yield "does not add up."
     if comparison.of_memory:
         for key in ("allocated", "reserved"):
             yield from _memory(comparison, readings, key)
