@@ -86,12 +86,10 @@ class KernelModel:
         return cost(op) if cost else memory_bound_time(op, self.device)
 
     def _compute(self, op: Op) -> KernelTime:
-        found, share = self.alone(op), self.device.kernels.in_step
-        if share == 1 and not self._gap_s:
-            return found
+        found = self.alone(op)
         return replace(
             found,
-            compute_s=found.compute_s / share,
-            memory_s=found.memory_s / share,
+            compute_s=found.compute_s / self.device.kernels.in_step,
+            memory_s=found.memory_s / self.device.kernels.memory_in_step,
             floor_s=found.floor_s + self._gap_s,
         )

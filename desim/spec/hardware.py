@@ -78,8 +78,10 @@ class DeviceKernels(Spec):
     gemm_tile: tuple[PositiveInt, PositiveInt] = Field(strict=False)
     """Rows and columns of the output tile of the GEMM kernels that large shapes use."""
     in_step: Share = 1.0
-    """Speed of kernels in a training step over that of the same kernels alone: gaps between them,
-    caches that their predecessors left cold, and the clock under the load of a whole step."""
+    """Speed of the math units in a training step over that of the same kernels alone: the clock
+    under the load of a whole step, and gaps between kernels."""
+    memory_in_step: Share = 1.0
+    """The same of what streams memory: caches that the kernels before left cold, and gaps."""
     clock_spread: Annotated[float, Ge(0), Lt(0.2)] = 0.0
     """Standard deviation, from device to device, of the time of a compute-bound kernel under the
     power cap, as a share; a job runs at the pace of its slowest device."""

@@ -161,12 +161,12 @@ def _peaks(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _left_out(readings: Readings, found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the errors of families whose software's constants were refitted without them."""
+    """Yield the errors of families when the constants of whole steps are refitted without them."""
     if not readings.left_out:
         return
     yield from ("", "## Families left out of the fit", "")
-    yield "Errors of a family's rows when the constants of its software are refitted without it,"
-    yield "and the fitted ones beside them."
+    yield "Errors of a family's rows when the constants that come from whole steps are refitted"
+    yield "without it (`validation/fit/steps.py`, to first order), and the fitted ones beside them."
     heads = [f"{key} | fitted" for key in _COLUMNS]
     yield from ("", f"| family | {' | '.join(heads)} |", "|---|" + "---:|" * 2 * len(heads))
     for name, errors in readings.left_out.items():

@@ -24,7 +24,7 @@ class Readings:
     """Texts by row (a pattern of ids) and by family; errors of families left out of the fit.
 
     `left_out` holds for each family `median`, `mape`, `p90` and `bias` of its rows when the
-    constants of its software are refitted without it; fractions.
+    constants of whole steps are refitted without it; fractions.
     """
 
     rows: Mapping[str, str] = field(default_factory=dict)
