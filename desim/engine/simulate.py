@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -57,23 +57,37 @@ def measure_step_ps(plan: Plan) -> int:
     return step_time_ps(plan, _played(plan, player))
 
 
-def measure_folded_ps(plan: Plan) -> int | None:
-    """Play a plan that leaves periods out; return the step time with them.
+class Folded(NamedTuple):
+    """What a plan that leaves periods out came to.
+
+    `step_ps` is None where the whole plan has to be played; `settled` says that the pace had become
+    steady all the same, so that fewer periods left out would not show more.
+    """
+
+    step_ps: int | None
+    settled: bool = False
+
+
+def measure_folded(plan: Plan) -> Folded:
+    """Play a plan that leaves periods out and find the step time with them.
 
     Where those left repeat to the picosecond it is exact; else, where the scenario allows it, at
-    their pace (`left_out.py`). None where neither will do: the whole plan has to be played.
+    their pace (`left_out.py`).
     """
     if not all(program.repeats and is_periodic(program) for program in plan.programs):
-        return None
+        return Folded(None)
     clock = Clock()
     player = SteadyPlayer(clock, _inlined_ranks(plan, TransferTable(plan), clock))
     player.run()
+    if not all(rank.finished for rank in player.ranks):
+        return Folded(None)
     steps, at_pace = plan.scenario.run.steps, plan.scenario.run.fold_time == "pace"
     played = len(player.looks)
-    more_ps = left_out_ps(player, range(played - steps, played), at_pace=at_pace)
-    if more_ps is None or not all(rank.finished for rank in player.ranks):
-        return None
-    return step_time_ps(plan, player, more_ps)
+    measured = range(played - steps, played)
+    more_ps = left_out_ps(player, measured, at_pace=at_pace)
+    if more_ps is None:
+        return Folded(None, left_out_ps(player, measured, at_pace=True) is not None)
+    return Folded(step_time_ps(plan, player, more_ps), settled=True)
 
 
 def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | None) -> Player:

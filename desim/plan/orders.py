@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     Chunks = list[dict[Kind, Template]]
 
+#: A scenario is planned again where it is played with more of its micro-batches (`repeat.py`).
+_automatic = lru_cache(maxsize=1)(automatic)
 #: Steps after which a pipeline counts as settled are counted where they differ by less than this.
 _STEADY = 1e-6
 
@@ -46,7 +49,7 @@ def make_orders(
     costs = _costs(context, stages, message_bytes)
     joined = clean_cut(context)
     if name in AUTOMATIC:
-        orders = automatic(costs, micro_batches, AUTOMATIC[name], joined=joined)
+        orders = _automatic(costs, micro_batches, AUTOMATIC[name], joined=joined)
     else:
         orders = [SCHEDULES[name](s, count, micro_batches, 1) for s in range(count)]
     return orders, 1 if joined else _settling_steps(orders, costs)

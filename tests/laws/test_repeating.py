@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desim.api import predict
-from desim.engine.simulate import measure_folded_ps, measure_step_ps
+from desim.engine.simulate import measure_folded, measure_step_ps
 from desim.plan.build import build_plan
 from desim.plan.repeat import is_periodic, shorten
 from desim.plan.schedules import SCHEDULES
@@ -69,7 +69,7 @@ def test_left_out_micro_batches_change_nothing(scenario: Scenario) -> None:
     plan = build_plan(scenario, 6)
     if plan.programs[0].left_out:
         assert all(is_periodic(program) for program in plan.programs)
-        folded_ps = measure_folded_ps(plan)
+        folded_ps = measure_folded(plan).step_ps
         assert folded_ps in (None, measure_step_ps(build_plan(scenario)))
     whole = predict(in_full(scenario))
     assert predict(scenario) == whole
@@ -98,7 +98,7 @@ def test_usual_jobs_are_folded(changes: dict[str, Any]) -> None:
     plan = build_plan(scenario, 8)
     assert plan.programs[0].left_out > 0
     assert len(plan.programs[0]) < 0.8 * len(build_plan(scenario).programs[0])
-    assert measure_folded_ps(plan) == measure_step_ps(build_plan(scenario))
+    assert measure_folded(plan).step_ps == measure_step_ps(build_plan(scenario))
 
 
 def test_random_times_do_not_repeat() -> None:
@@ -114,7 +114,7 @@ def test_states_that_differ_are_not_taken_for_equal() -> None:
     plan = build_plan(job(workload__global_batch=8 * 36, parallel={"pipeline": 4}), 8)
     late = [replace(p, host_ps=p.host_ps * (1 + p.micro_batch)) for p in plan.programs]
     assert not any(is_periodic(program) for program in late)
-    assert measure_folded_ps(replace(plan, programs=tuple(late))) is None
+    assert measure_folded(replace(plan, programs=tuple(late))).step_ps is None
 
 
 @given(st.integers(2, 8), st.integers(1, 3), st.integers(1, 12))
