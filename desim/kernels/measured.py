@@ -10,7 +10,6 @@ import numpy as np
 from desim.kernels.attention import is_causal, padding_factor
 from desim.kernels.gemm import accumulates, aligned_bytes
 from desim.kernels.grid import Grid
-from desim.kernels.roofline import peak_flops_per_s
 from desim.kernels.table_file import read_table
 from desim.kernels.time import KernelTime
 
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 
     from desim.kernels.grid import Sizes
     from desim.kernels.table_file import MeasuredRow
-    from desim.kernels.time import Source
     from desim.models.op import Op
-    from desim.spec.hardware import Device
 
 #: What `kernels.tables` says where there is no file: `auto` is settled when a scenario is loaded.
 NO_TABLE = ("none", "auto")
@@ -41,8 +38,8 @@ class MeasuredTables:
     are not looked up.
     """
 
-    def __init__(self, rows: Iterable[MeasuredRow], device: Device, backend: str) -> None:
-        self._device, self._backend = device, backend
+    def __init__(self, rows: Iterable[MeasuredRow], backend: str) -> None:
+        self._backend = backend
         found: dict[Hashable, dict[Sizes, list[float]]] = {}
         shares: dict[str, set[float]] = {}
         devices = set()
@@ -64,7 +61,7 @@ class MeasuredTables:
         }
 
     def __call__(self, op: Op) -> KernelTime | None:
-        """Return the time of `op` alone, or None where no row is near."""
+        """Return the time of `op` alone, not yet in parts, or None where no row is near."""
         put = place(op, self._backend)
         if put is None:
             return None
@@ -80,14 +77,14 @@ class MeasuredTables:
         found = grid.at(sizes) if grid is not None else None
         if found is None:
             return None
-        return _split(op, self._device, found.seconds, found.source)
+        return KernelTime(0.0, 0.0, found.seconds, found.source)
 
 
-def open_tables(tables: str, device: Device, backend: str) -> MeasuredTables | None:
+def open_tables(tables: str, backend: str) -> MeasuredTables | None:
     """Return the tables that `kernels.tables` names; raises SpecError for a file it cannot read."""
     if tables in NO_TABLE:
         return None
-    return MeasuredTables(read_table(Path(tables)), device, backend)
+    return MeasuredTables(read_table(Path(tables)), backend)
 
 
 def place(op: Op, backend: str) -> tuple[tuple[Hashable, ...], Sizes] | None:
@@ -120,21 +117,3 @@ def read_share(op: Op) -> float:
 def _kind(key: Hashable) -> str:
     assert isinstance(key, tuple)
     return str(key[0])
-
-
-def _split(op: Op, device: Device, seconds: float, source: Source) -> KernelTime:
-    """Return a measured time in the parts that what runs beside it stretches.
-
-    What math and memory need at the peaks says which of them bounds the kernel, and how far the
-    other one is from it; the floor is the device's.
-    """
-    is_product = op.kind in _EXPONENTS
-    peak = peak_flops_per_s(device, op.dtype) if is_product else None
-    math = op.flops / peak if peak else 0.0
-    memory = (op.read_bytes + op.write_bytes) / device.memory_bytes_per_s
-    busy = max(seconds - device.kernels.floor_s, 0.0)
-    longest = max(math, memory)
-    if longest == 0.0:
-        return KernelTime(0.0, busy, seconds - busy, source)
-    parts = (math / longest * busy, memory / longest * busy, seconds - busy)
-    return KernelTime(*parts, source)

@@ -33,8 +33,8 @@ class KernelModel:
     """Times of ops in a step on a device under a software stack, each computed once.
 
     `tables` may take over any op from measurements: a callable that returns its time or None,
-    by default the table that `kernels.tables` names. `notes` says in plain words where a choice of
-    the scenario was replaced.
+    by default the table that `kernels.tables` names. The model says what part of it is math.
+    `notes` says in plain words where a choice of the scenario was replaced.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class KernelModel:
                     f"{self._backend} is used instead",
                 )
         self._tables = tables
-        if tables is None and (known := open_tables(kernels.tables, device, self._backend)):
+        if tables is None and (known := open_tables(kernels.tables, self._backend)):
             self._tables = known
             if known.devices != (device.name,):
                 measured = ", ".join(known.devices) or "no device"
@@ -79,11 +79,10 @@ class KernelModel:
 
     def alone(self, op: Op) -> KernelTime:
         """Return what `op` costs with nothing before or beside it: measured or modelled."""
-        found = self._tables(op) if self._tables else None
-        if found is not None:
-            return found
         cost = self._costs.get(op.kind)
-        return cost(op) if cost else memory_bound_time(op, self.device)
+        modelled = cost(op) if cost else memory_bound_time(op, self.device)
+        found = self._tables(op) if self._tables else None
+        return modelled if found is None else _in_parts(found, modelled)
 
     def _compute(self, op: Op) -> KernelTime:
         found = self.alone(op)
@@ -93,3 +92,18 @@ class KernelModel:
             memory_s=found.memory_s / self.device.kernels.memory_in_step,
             floor_s=found.floor_s + self._gap_s,
         )
+
+
+def _in_parts(measured: KernelTime, modelled: KernelTime) -> KernelTime:
+    """Divide a measured time as the model does its own: a step stretches math and memory apart."""
+    floor_s = min(modelled.floor_s, measured.alone_s)
+    longest_s = modelled.alone_s - modelled.floor_s
+    if longest_s <= 0.0:
+        return measured
+    scale = (measured.alone_s - floor_s) / longest_s
+    return replace(
+        measured,
+        compute_s=modelled.compute_s * scale,
+        memory_s=modelled.memory_s * scale,
+        floor_s=floor_s,
+    )

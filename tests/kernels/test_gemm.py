@@ -136,14 +136,15 @@ def test_padding_to_64_costs_no_more_than_its_work(
 ) -> None:
     """Contiguous dimensions rounded up to 64 fill the same tiles at a rate at least as high.
 
-    The padded product reads, writes and multiplies more, by the padding's share at most.
+    The padded product reads, writes and multiplies more, by the padding's share at most; a longer k
+    can be split into another number of parts, which moves the time by less than a thousandth.
     """
     padded = [-(-size // 64) * 64 for size in (m, n, k)]
     unpadded = gemm_time(gemm(m, n, k, variant=variant), device)
     aligned = gemm_time(gemm(*padded, variant=variant), device)
     growth = (padded[0] / m) * (padded[1] / n) * (padded[2] / k)
     floor_s = device.kernels.floor_s
-    assert aligned.alone_s - floor_s <= (unpadded.alone_s - floor_s) * growth * (1 + 1e-9)
+    assert aligned.alone_s - floor_s <= (unpadded.alone_s - floor_s) * growth * (1 + 1e-3)
 
 
 def test_alignment_looks_at_contiguous_dimensions() -> None:

@@ -26,7 +26,10 @@ def test_streaming_kernel(device: Device) -> None:
 def test_table_takes_over(device: Device) -> None:
     measured = KernelTime(1.0, 0.0, 0.0, "measured")
     model = KernelModel(device, Kernels(), lambda op: measured if op.kind == "norm" else None)
-    assert model.time(NORM) is measured
+    found = model.time(NORM)
+    assert found.source == "measured"
+    assert found.alone_s == pytest.approx(measured.alone_s)
+    assert found.memory_s > found.compute_s, "the model divides it"
     other = Op("copy", "copy", "bf16", 0.0, 1e6, 1e6)
     assert model.time(other).source == "modelled"
 
