@@ -77,7 +77,7 @@ def test_cases_of_a_scenario_cover_its_products(tmp_path: Path) -> None:
     plan = build_plan(desim.load(file))
     device = plan.scenario.cluster.system.device
     cases = plan_cases(plan, "flash2")
-    table = MeasuredTables(formula_rows(device, cases), device, "flash2")
+    table = MeasuredTables(formula_rows(device, cases), "flash2")
     products = [op for op in plan.context.tables.ops if op.kind in ("gemm", "attention")]
     assert len(cases) >= 10
     for op in products:
