@@ -53,7 +53,7 @@ def measure_step_ps(plan: Plan) -> int:
     Raises DeadlockError as `simulate` does.
     """
     clock = Clock()
-    player = Player(clock, _inlined_ranks(plan, TransferTable(plan), clock))
+    player = Player(clock, _make_ranks(plan, TransferTable(plan), clock, inlined=True))
     return step_time_ps(plan, _played(plan, player))
 
 
@@ -77,7 +77,7 @@ def measure_folded(plan: Plan) -> Folded:
     if not all(program.repeats and is_periodic(program) for program in plan.programs):
         return Folded(None)
     clock = Clock()
-    player = SteadyPlayer(clock, _inlined_ranks(plan, TransferTable(plan), clock))
+    player = SteadyPlayer(clock, _make_ranks(plan, TransferTable(plan), clock, inlined=True))
     player.run()
     if not all(rank.finished for rank in player.ranks):
         return Folded(None)
@@ -105,48 +105,39 @@ def _played(plan: Plan, player: Player) -> Player:
     return player
 
 
-def _make_ranks(plan: Plan, table: TransferTable, clock: Clock) -> list[Rank]:
-    scores = [make_score(program) for program in plan.programs]
-    timings = _Timings(plan)
+def _make_ranks(
+    plan: Plan, table: TransferTable, clock: Clock, *, inlined: bool = False
+) -> list[Rank]:
+    """Make the ranks to be played; `inlined`: with collectives as kernels where `_Inlined` can."""
+    uniform = not plan.disturbed.jitter and (plan.disturbed.compute == 1.0).all()
+    parts = _Inlined(plan) if inlined and uniform else _Timings(plan)
     ports = _Ports(plan, table)
     ranks = []
     for index, representative in enumerate(plan.folding.ranks.first.tolist()):
         number = int(plan.program_of[representative])
-        timing = timings.of(representative, number)
         made = ports.of(representative, plan.programs[number])
-        ranks.append(Rank(clock, index, scores[number], timing, made))
-    return ranks
-
-
-def _inlined_ranks(plan: Plan, table: TransferTable, clock: Clock) -> list[Rank]:
-    """Ranks that play the collectives that they have for themselves as kernels (`inline.py`)."""
-    if plan.disturbed.jitter or (plan.disturbed.compute != 1.0).any():
-        return _make_ranks(plan, table, clock)
-    ports = _Ports(plan, table)
-    kernels = _Inlined(plan)
-    ranks = []
-    for index, representative in enumerate(plan.folding.ranks.first.tolist()):
-        number = int(plan.program_of[representative])
-        made = ports.of(representative, plan.programs[number])
-        ranks.append(kernels.rank(clock, index, number, made))
+        score, timing = parts.of(representative, number, made)
+        ranks.append(Rank(clock, index, score, timing, made))
     return ranks
 
 
 class _Inlined:
-    """Programs with collectives as kernels, and the times of these, by program and durations."""
+    """Programs that play the collectives that a rank has for itself as kernels (`inline.py`).
+
+    Made by program and by how long these collectives take.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._made: dict[tuple[int, tuple[tuple[int, int], ...]], tuple[Score, Timing]] = {}
 
-    def rank(self, clock: Clock, index: int, number: int, ports: list[Port | None]) -> Rank:
-        """Make a rank that plays program `number`."""
+    def of(self, _: int, number: int, ports: list[Port | None]) -> tuple[Score, Timing]:
+        """Score and timing of program `number` on a rank with these ports."""
         lengths = [(comm, solo_ps(port)) for comm, port in enumerate(ports)]
         solo = tuple((comm, length) for comm, length in lengths if length >= 0)
         if (number, solo) not in self._made:
             self._made[number, solo] = self._make(number, solo)
-        score, timing = self._made[number, solo]
-        return Rank(clock, index, score, timing, ports)
+        return self._made[number, solo]
 
     def _make(self, number: int, solo: tuple[tuple[int, int], ...]) -> tuple[Score, Timing]:
         plan = self._plan
@@ -162,16 +153,20 @@ class _Inlined:
 
 
 class _Timings:
-    """Kernel times by program and device speed; of each rank its own where times are random."""
+    """Programs with kernel times by device speed; of each rank its own where times are random."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._kernels = KernelTimes(plan.kernel_times, plan.scenario.cluster.system.device.sms)
         self._made: dict[tuple[int, float], Timing] = {}
+        self._scores = [make_score(program) for program in plan.programs]
         self._ops = [program.op[program.lane == COMPUTE] for program in plan.programs]
 
-    def of(self, rank: int, program: int) -> Timing:
-        """Timing of one rank."""
+    def of(self, rank: int, program: int, _: list[Port | None]) -> tuple[Score, Timing]:
+        """Score and timing of one rank."""
+        return self._scores[program], self._timing(rank, program)
+
+    def _timing(self, rank: int, program: int) -> Timing:
         speed = float(self._plan.disturbed.compute[rank])
         spread = self._plan.disturbed.jitter
         ops = self._ops[program]
