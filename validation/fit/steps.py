@@ -4,7 +4,7 @@
 
 Kernels and collectives alone are fitted on their own files (gemm.py, attention.py, `desim calibrate
 collectives`). What is left is what kernels lose in a step against the same kernels alone, what the
-power cap leaves of Hopper's fp8 bursts, and what a collective keeps beside kernels: three numbers,
+power cap leaves of Hopper's fp8 bursts, and what a collective keeps beside kernels: four numbers,
 found from the sensitivities of the logarithms of the step times: Huber's loss, a family weighs as
 the root of its rows, and a pull with a standard deviation of 20 % to the values in the files.
 Prints the factors, and those found without each family with the errors they leave on it, in the
