@@ -83,7 +83,6 @@ class Device:
         self.begun, self.kernel, self.left, self.whole = now, kernel, 1, 1
         self.limited = host.shift + host.issue_ps[self._tasks[end - 1]] > now
         if self.limited:
-            host.late.append(now)
             end = self._reach(kernel, now)
         self.end = end
         self.pieces.extend((now, kernel, -1, number))
@@ -117,6 +116,14 @@ class Device:
 
     def _resume(self, _: Any) -> None:
         self._run(self.end)
+
+    def skip(self, length_ps: int) -> None:
+        """Go on as much later with what runs now."""
+        if self.running:
+            self.begun += length_ps
+            self.due += length_ps
+            self._tick_at += length_ps
+            self.pieces[-4] += length_ps
 
     def computes(self) -> bool:
         """Whether a kernel runs now and beyond this instant."""

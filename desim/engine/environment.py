@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 from simpy import Environment
 from simpy.events import NORMAL, Event, EventPriority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 #: Runs after everything else of its instant: rates are solved once per instant.
 LATE = EventPriority(NORMAL + 1)
@@ -53,6 +53,20 @@ class Clock(Environment):
         """Call `callback` with an event that carries `payload` at the end of this instant."""
         heappush(self._queue, (self._now, LATE, next(self._eid), Tick(self, callback, payload)))
         self.num_events += 1
+
+    def coming(self) -> list[tuple[int, int, int, Tick]]:
+        """What will happen, as (time, priority, number, event), in order."""
+        queue: list[Any] = [item for item in self._queue if item[3].callbacks]
+        return sorted(queue)
+
+    def postpone(self, delays_ps: Mapping[Tick, int]) -> None:
+        """Let some events happen later."""
+        self._queue[:] = [(t + delays_ps.get(e, 0), p, i, e) for t, p, i, e in self._queue]  # type: ignore[call-overload]
+        heapify(self._queue)
+
+    def clear(self) -> None:
+        """Let nothing more happen."""
+        self._queue.clear()
 
 
 class Tick(Event):

@@ -15,8 +15,7 @@ class Host:
     Between two waits task t is issued at `shift` + `issue_ps[t]`; tasks from `limit` on are not
     issued before `count` tasks of lane `lane` are done. `blocked` are the lanes whose next task
     is not issued yet. `log` holds (task, shift): from that task on the host issues `shift` later
-    than it would have without waiting. `late` are times at which the device waited for it, `joined`
-    those at which it waited for the device.
+    than it would have without waiting.
     """
 
     __slots__ = (
@@ -24,9 +23,7 @@ class Host:
         "blocked",
         "count",
         "issue_ps",
-        "joined",
         "lane",
-        "late",
         "limit",
         "log",
         "shift",
@@ -41,8 +38,6 @@ class Host:
         self.limit, self.lane, self.count = score.host_waits[0]
         self.blocked: list[int] = []
         self.log = array("q")
-        self.late = array("q")
-        self.joined = array("q")
 
     def go_on(self, done: list[int], now: int) -> list[int]:
         """Pass the wait whose mark is reached now and all that are reached already.
@@ -52,11 +47,7 @@ class Host:
         """
         before = self.limit - 1
         spent = self.issue_ps[before] if before >= 0 else 0
-        if self.shift > now - spent:
-            self.late.append(now)
-        else:
-            self.shift = now - spent
-            self.joined.append(now)
+        self.shift = max(self.shift, now - spent)
         self.log.extend((self.limit, self.shift, self.at))
         at = self.at + 1
         while done[self.waits[at][1]] >= self.waits[at][2]:

@@ -81,13 +81,14 @@ class SharedLinks:
         else:  # what starts beside it in this instant will have all speeds set again
             self._set(flow, _rate(transfer, _speed_alone(transfer)))
 
-    def state(self, flows: dict[Flow, int]) -> list[tuple[int, tuple[int, ...]]]:
-        """Flows on each loaded link, in order of arrival; numbers them in `flows`."""
-        return [
-            (number, tuple(flows.setdefault(flow, len(flows)) for flow in link.flows))
-            for number, link in sorted(self._links.items())
-            if link.flows
-        ]
+    @property
+    def unsettled(self) -> bool:
+        """Whether speeds will be set again at the end of this instant."""
+        return bool(self._changed)
+
+    def loaded(self) -> list[tuple[int, list[Flow]]]:
+        """Flows on each loaded link, in order of arrival."""
+        return [(number, list(k.flows)) for number, k in sorted(self._links.items()) if k.flows]
 
     def _touch(self, links: Iterable[int]) -> None:
         if not self._changed:

@@ -61,11 +61,11 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
     )
 
 
-def step_time_ps(plan: Plan, player: Player, left_out_ps: int = 0) -> int:
-    """Mean length of the measured steps over all ranks, in ps, with what they leave out."""
+def step_time_ps(plan: Plan, player: Player) -> int:
+    """Mean length of the measured steps over all ranks, in ps."""
     counts = plan.folding.ranks.count
     windows = np.array([_window_ps(rank) for rank in player.ranks], dtype=np.int64)
-    lengths = windows[:, 1] - windows[:, 0] + left_out_ps
+    lengths = windows[:, 1] - windows[:, 0]
     num_steps = len(plan.programs[0].cuts) - 1
     return round(float((lengths * counts).sum() / counts.sum()) / num_steps)
 

@@ -78,7 +78,6 @@ class Player:
         issued = host.shift + host.issue_ps[task]
         now = self.clock._now
         if issued > now:
-            host.late.append(now)
             self.clock.after(issued - now, self._woken, (rank, lane))
         elif lane == COMPUTE:
             rank.device.run(track.first[at], track.first[at + 1])

@@ -10,7 +10,6 @@ import numpy as np
 from desim.engine.deadlock import explain_deadlock
 from desim.engine.environment import Clock
 from desim.engine.inline import inline, solo_ps
-from desim.engine.left_out import left_out_ps
 from desim.engine.observe import observe, step_time_ps
 from desim.engine.play import Player
 from desim.engine.rank import Port, Rank
@@ -77,17 +76,14 @@ def measure_folded(plan: Plan) -> Folded:
     if not all(program.repeats and is_periodic(program) for program in plan.programs):
         return Folded(None)
     clock = Clock()
-    player = SteadyPlayer(clock, _make_ranks(plan, TransferTable(plan), clock, inlined=True))
+    ranks = _make_ranks(plan, TransferTable(plan), clock, inlined=True)
+    player = SteadyPlayer(clock, ranks, at_pace=plan.scenario.run.fold_time == "pace")
     player.run()
-    if not all(rank.finished for rank in player.ranks):
+    if player.gave_up:
+        return Folded(None, player.settled)
+    if not player.folded or not all(rank.finished for rank in ranks):
         return Folded(None)
-    steps, at_pace = plan.scenario.run.steps, plan.scenario.run.fold_time == "pace"
-    played = len(player.looks)
-    measured = range(played - steps, played)
-    more_ps = left_out_ps(player, measured, at_pace=at_pace)
-    if more_ps is None:
-        return Folded(None, left_out_ps(player, measured, at_pace=True) is not None)
-    return Folded(step_time_ps(plan, player, more_ps), settled=True)
+    return Folded(step_time_ps(plan, player), settled=True)
 
 
 def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | None) -> Player:
