@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-Kind = Literal["forward", "backward", "weight"]
+Kind = Literal["forward", "backward", "weight", "whole"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Pass(NamedTuple):
@@ -12,7 +13,7 @@ class Pass(NamedTuple):
 
     `backward` is the whole backward pass, or under a schedule that splits it (`SPLIT`) the part
     that the stage before waits for, the gradients of inputs; `weight` is then the rest, the
-    gradients of weights.
+    gradients of weights, and `whole` a backward pass that is not split all the same.
     """
 
     kind: Kind
