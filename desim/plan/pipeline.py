@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from desim.plan.schedules.passes import Pass
     from desim.plan.template import Template
 
+    #: Passes that are played together, each with its model chunk.
+    Turn = list[tuple[Pass, int]]
+
 
 class Messages:
     """Posts a stage's sends and receives around its passes.
@@ -48,13 +51,13 @@ class Messages:
         """Slot on which a pass of model chunk `part` sends its result, or nothing."""
         if item.kind == "forward":
             return self._slot("send_forward", part)
-        return self._slot("send_backward", part - 1) if item.kind == "backward" else ""
+        return self._slot("send_backward", part - 1) if item.kind != "weight" else ""
 
     def receives(self, item: Pass, part: int) -> str:
         """Slot on which a pass of model chunk `part` receives its input, or nothing."""
         if item.kind == "forward":
             return self._slot("recv_forward", part - 1)
-        return self._slot("recv_backward", part) if item.kind == "backward" else ""
+        return self._slot("recv_backward", part) if item.kind != "weight" else ""
 
     def _slot(self, slot: str, upper: int) -> str:
         """Slot of a message between part `upper` and the next, or nothing where none is sent."""
@@ -83,44 +86,63 @@ class Messages:
         order: list[tuple[Pass, int]],
         place: Callable[[Pass], None],
     ) -> None:
-        """Place the passes of `order` (pass, model chunk) with the messages between them."""
-        first, part = order[0]
-        arrived = self._post(
-            builder, first.micro_batch, self.receives(first, part), early=self._async
-        )
-        for i, (item, part) in enumerate(order):
-            following = order[i + 1] if i + 1 < len(order) else None
-            ahead: list[Mark] = []
-            if self._async and following:
-                slot = self.receives(*following)
-                ahead = self._post(builder, following[0].micro_batch, slot, early=True)
+        """Place the passes of `order` (pass, model chunk) with the messages between them.
+
+        Passes that are played together wait for the inputs of all, and send when all are done.
+        """
+        turns = _together(order)
+        arrived = self._post_receives(builder, turns[0], early=self._async)
+        for turn, following in zip(turns, [*turns[1:], []], strict=True):
+            ahead = self._post_receives(builder, following, early=True) if self._async else []
             builder.wait(arrived)
             if arrived and self._free_sends and not self._async:
                 builder.host_wait(arrived)
             elif arrived and not self._async:
                 builder.synchronize()
-            place(item)
-            send = self.sends(item, part)
+            for item, _ in turn:
+                place(item)
             if self._async:
-                self._post(builder, item.micro_batch, send)
+                self._post_sends(builder, turn)
                 arrived = ahead
             else:
-                arrived = self._exchange(builder, item, send, following)
+                arrived = self._exchange(builder, turn, following)
 
-    def _exchange(
-        self,
-        builder: ProgramBuilder,
-        item: Pass,
-        send: str,
-        following: tuple[Pass, int] | None,
-    ) -> list[Mark]:
-        """Send a pass's result and receive the next one's input, paired where Megatron-LM does."""
-        receive = self.receives(*following) if following else ""
-        turns = following is not None and following[0].kind != item.kind
-        paired = bool(send and receive and turns)
-        sent = self._post(builder, item.micro_batch, send)
+    def _post_receives(self, builder: ProgramBuilder, turn: Turn, *, early: bool) -> list[Mark]:
+        return [
+            mark
+            for item, part in turn
+            for mark in self._post(
+                builder, item.micro_batch, self.receives(item, part), early=early
+            )
+        ]
+
+    def _post_sends(self, builder: ProgramBuilder, turn: Turn) -> list[Mark]:
+        return [
+            mark
+            for item, part in turn
+            for mark in self._post(builder, item.micro_batch, self.sends(item, part))
+        ]
+
+    def _exchange(self, builder: ProgramBuilder, turn: Turn, following: Turn) -> list[Mark]:
+        """Send a turn's results and receive the next one's input, paired where Megatron-LM does."""
+        item, part = turn[-1]
+        then, then_part = following[0] if following else (item, part)
+        paired = bool(self.sends(item, part) and self.receives(then, then_part))
+        paired = paired and then.kind != item.kind
+        sent = self._post_sends(builder, turn)
         if sent and not paired and not self._free_sends:
             builder.wait(sent)
             builder.synchronize()
-        received = self._post(builder, following[0].micro_batch, receive) if following else []
+        received = self._post_receives(builder, following, early=False)
         return [*sent, *received] if paired and not self._free_sends else received
+
+
+def _together(order: Turn) -> list[Turn]:
+    """Cut an order into turns: a pass, or a forward and a backward pass that are joined."""
+    turns: list[Turn] = []
+    for entry in order:
+        if entry[0].kind == "joined":
+            turns[-1].append(entry)
+        else:
+            turns.append([entry])
+    return turns

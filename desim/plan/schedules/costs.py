@@ -52,7 +52,7 @@ class Costs:
 
     def seconds(self, kind: Kind, stage: int, chunk: int) -> float:
         """How long one pass takes."""
-        if kind == "whole":
+        if kind in ("whole", "joined"):
             return self.backward_s[stage][chunk] + self.weight_s[stage][chunk]
         table = {"forward": self.forward_s, "backward": self.backward_s, "weight": self.weight_s}
         return table[kind][stage][chunk]
@@ -94,35 +94,73 @@ def play_orders(
     `start_s` says when each stage is free. Raises ValueError where orders wait in a circle.
     """
     steps = _steps(orders, costs)
-    stages = costs.stages
-    free = list(start_s) if start_s is not None else [0.0] * stages
-    begin: list[float | None] = [None] * stages
-    at, todo = [0] * stages, list(range(stages))
-    stalled: list[tuple[list[float], int] | None] = [None] * stages
+    stages = [_Replay(order, rows) for order, rows in zip(orders, steps, strict=True)]
+    for stage, free_s in zip(stages, start_s or (), strict=start_s is not None):
+        stage.free_s = free_s
+    todo = list(range(len(stages)))
     while todo:
-        stage = todo.pop()
-        order, rows = orders[stage], steps[stage]
-        while at[stage] < len(order):
-            kind, micro_batch, chunk = order[at[stage]]
-            step = rows[kind][chunk]
-            starts = free[stage]
-            if step.needs is not None:
-                ready = step.needs[micro_batch] + step.way_s
-                if ready == _NEVER:
-                    stalled[stage] = (step.needs, micro_batch)
-                    break
-                starts = ready if ready > starts else starts
-            if begin[stage] is None:
-                begin[stage] = starts
-            free[stage] = step.makes[micro_batch] = starts + step.seconds
-            at[stage] += 1
-            waits = stalled[step.goes_to]
-            if waits is not None and waits[0] is step.makes and waits[1] == micro_batch:
-                stalled[step.goes_to] = None
-                todo.append(step.goes_to)
-    if any(count < len(order) for count, order in zip(at, orders, strict=True)):
+        stages[todo.pop()].play(stages, todo)
+    if any(stage.at < len(stage.order) for stage in stages):
         raise ValueError("the orders of the stages wait for each other in a circle")
-    return Played(tuple(b or 0.0 for b in begin), tuple(free))
+    return Played(tuple(s.begin_s or 0.0 for s in stages), tuple(s.free_s for s in stages))
+
+
+class _Replay:
+    """A stage that plays its order; `stalled` is the input that it waits for."""
+
+    def __init__(self, order: Sequence[Pass], rows: dict[Kind, list[_Step]]) -> None:
+        self.order = order
+        self.rows = rows
+        self.at = 0
+        self.free_s = 0.0
+        self.begin_s: float | None = None
+        self.stalled: tuple[list[float], int] | None = None
+        self.joins = {at - 1 for at, item in enumerate(order) if item.kind == "joined"}
+
+    def play(self, stages: Sequence[_Replay], todo: list[int]) -> None:
+        """Play until an input is missing; stages that waited for what is made go to `todo`."""
+        order, rows, joins = self.order, self.rows, self.joins
+        while self.at < len(order):
+            kind, micro_batch, chunk = order[self.at]
+            step = rows[kind][chunk]
+            starts = self._ready_s(step, micro_batch, self.free_s)
+            ends = starts + step.seconds
+            if joins and self.at in joins:
+                kind, other, chunk = order[self.at + 1]
+                beside = rows[kind][chunk]
+                starts = self._ready_s(beside, other, starts)
+                ends = starts + step.seconds + beside.seconds
+            if starts == _NEVER:
+                return
+            if self.begin_s is None:
+                self.begin_s = starts
+            self.at += 1
+            if joins and self.at - 1 in joins:
+                self.at += 1
+                _hand_on(beside, other, ends, stages, todo)
+            self.free_s = ends
+            _hand_on(step, micro_batch, ends, stages, todo)
+
+    def _ready_s(self, step: _Step, micro_batch: int, free_s: float) -> float:
+        """When a pass can begin, or never for now."""
+        if step.needs is None:
+            return free_s
+        ready_s = step.needs[micro_batch] + step.way_s
+        if ready_s == _NEVER:
+            self.stalled = (step.needs, micro_batch)
+        return ready_s if ready_s > free_s else free_s
+
+
+def _hand_on(
+    step: _Step, micro_batch: int, ends_s: float, stages: Sequence[_Replay], todo: list[int]
+) -> None:
+    """Note when a pass has ended; the stage that waits for it goes on."""
+    step.makes[micro_batch] = ends_s
+    target = stages[step.goes_to]
+    waits = target.stalled
+    if waits is not None and waits[0] is step.makes and waits[1] == micro_batch:
+        target.stalled = None
+        todo.append(step.goes_to)
 
 
 class _Step(NamedTuple):
@@ -155,7 +193,7 @@ def _steps(orders: Sequence[Sequence[Pass]], costs: Costs) -> list[dict[Kind, li
 
     def step(kind: Kind, stage: int, chunk: int) -> _Step:
         part = costs.part(stage, chunk)
-        ending = "backward" if kind == "whole" else kind
+        ending: Kind = "backward" if kind in ("whole", "joined") else kind
         ahead = {"forward": 1, "backward": -1, "weight": 0}[ending]
         source, target = costs.neighbour(part, -ahead), costs.neighbour(part, ahead)
         return _Step(

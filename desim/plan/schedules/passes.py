@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
-Kind = Literal["forward", "backward", "weight", "whole"]
+Kind = Literal["forward", "backward", "weight", "whole", "joined"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -13,7 +13,9 @@ class Pass(NamedTuple):
 
     `backward` is the whole backward pass, or under a schedule that splits it (`SPLIT`) the part
     that the stage before waits for, the gradients of inputs; `weight` is then the rest, the
-    gradients of weights, and `whole` a backward pass that is not split all the same.
+    gradients of weights, and `whole` a backward pass that is not split all the same. `joined` is
+    a whole one that is played together with the forward pass before it: both begin once both
+    inputs are there, and their results are sent when both are done (DualPipe's F&B).
     """
 
     kind: Kind
