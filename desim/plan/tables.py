@@ -37,6 +37,7 @@ SLOTS = (
     "recv_backward_return",
     "stage",
     "amax",
+    "mirror",
 )
 SLOT = {name: index for index, name in enumerate(SLOTS)}
 #: Slot -> the family of groups it belongs to (both ends of a message share one).

@@ -85,7 +85,7 @@ def _in_a_row(p: int, limit: float, ahead: float, steady: float, micro_batches: 
     most = int(limit * p + _SLACK)
     return [
         _one_by_one(
-            min(most, round(ahead * (p - s)) - (ahead == 2)),
+            max(1, min(most, round(ahead * (p - s)) - (ahead == 2))),
             round(steady * (p - s)),
             micro_batches,
         )

@@ -1,4 +1,4 @@
-"""Breadth-first: every chunk of a stage plays all its micro-batches before the next chunk begins."""
+"""Breadth-first: a chunk of a stage plays all micro-batches before the next chunk begins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from desim.plan.schedules.passes import Pass
 
 
 def breadth_first(stage: int, stages: int, micro_batches: int, chunks: int) -> list[Pass]:
-    """All micro-batches through one chunk, then the next: few gathers for the bubble of 1F1B's.
+    """All micro-batches through one chunk, then the next: the bubble of the interleaved schedule.
 
     Lamy-Poirier 2023, Breadth-First Pipeline Parallelism, arXiv:2211.05953, section 4.1, figure 4:
     forward passes of all micro-batches in chunk 0, then in chunk 1, and so on; backward passes the

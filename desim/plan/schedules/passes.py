@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
+from desim.spec.orders import part_of as part_of
+
 Kind = Literal["forward", "backward", "weight", "whole", "joined"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -21,13 +23,3 @@ class Pass(NamedTuple):
     kind: Kind
     micro_batch: int
     chunk: int = 0
-
-
-def part_of(stage: int, stages: int, chunk: int, *, folded_back: bool) -> int:
-    """Return which part of the model chunk `chunk` of a stage is, from 0.
-
-    Chunks go round and round (Megatron-LM's interleaving), or, `folded_back`, every other time
-    from the last stage to the first (the V of Qi et al. 2024, arXiv:2401.10241, section 6).
-    """
-    place = stages - 1 - stage if folded_back and chunk % 2 else stage
-    return chunk * stages + place
