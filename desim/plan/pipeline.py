@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from desim.plan.template import NOTHING, START, Emitter, Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from desim.plan.program import ProgramBuilder
     from desim.plan.schedules.passes import Pass
     from desim.plan.template import Template
 
     #: Passes that are played together, each with its model chunk.
-    Turn = list[tuple[Pass, int]]
+    Turn = Sequence[tuple[Pass, int]]
 
 
 class Messages:
@@ -69,8 +69,6 @@ class Messages:
         self, builder: ProgramBuilder, micro_batch: int, slot: str, *, early: bool = False
     ) -> list[Mark]:
         """Post one end of a message; an early one waits for nothing that is computed."""
-        if not slot:
-            return []
         key = (slot, early)
         if key not in self._templates:
             emit = self._emitter()
@@ -91,55 +89,65 @@ class Messages:
         Passes that are played together wait for the inputs of all, and send when all are done.
         """
         turns = _together(order)
-        arrived = self._post_receives(builder, turns[0], early=self._async)
-        for turn, following in zip(turns, [*turns[1:], []], strict=True):
-            ahead = self._post_receives(builder, following, early=True) if self._async else []
-            builder.wait(arrived)
-            if arrived and self._free_sends and not self._async:
-                builder.host_wait(arrived)
-            elif arrived and not self._async:
-                builder.synchronize()
+        arrived = self._post_all(builder, self._inputs(turns[0]), early=self._async)
+        for turn, following in zip(turns, [*turns[1:], ()], strict=True):
+            wanted = self._inputs(following)
+            ahead = self._post_all(builder, wanted, early=True) if self._async else []
+            if arrived:
+                builder.wait(arrived)
+                if self._free_sends and not self._async:
+                    builder.host_wait(arrived)
+                elif not self._async:
+                    builder.synchronize()
             for item, _ in turn:
                 place(item)
+            made = self._results(turn)
             if self._async:
-                self._post_sends(builder, turn)
+                self._post_all(builder, made)
                 arrived = ahead
             else:
-                arrived = self._exchange(builder, turn, following)
+                turns_round = bool(following) and following[0][0].kind != turn[-1][0].kind
+                arrived = self._exchange(builder, made, wanted, turns_round=turns_round)
 
-    def _post_receives(self, builder: ProgramBuilder, turn: Turn, *, early: bool) -> list[Mark]:
-        return [
-            mark
-            for item, part in turn
-            for mark in self._post(
-                builder, item.micro_batch, self.receives(item, part), early=early
-            )
-        ]
+    def _inputs(self, turn: Turn) -> list[tuple[int, str]]:
+        """Micro-batches and slots of what a turn receives."""
+        ends = [(item.micro_batch, self.receives(item, part)) for item, part in turn]
+        return [end for end in ends if end[1]]
 
-    def _post_sends(self, builder: ProgramBuilder, turn: Turn) -> list[Mark]:
-        return [
-            mark
-            for item, part in turn
-            for mark in self._post(builder, item.micro_batch, self.sends(item, part))
-        ]
+    def _results(self, turn: Turn) -> list[tuple[int, str]]:
+        """Micro-batches and slots of what a turn sends."""
+        ends = [(item.micro_batch, self.sends(item, part)) for item, part in turn]
+        return [end for end in ends if end[1]]
 
-    def _exchange(self, builder: ProgramBuilder, turn: Turn, following: Turn) -> list[Mark]:
+    def _post_all(
+        self, builder: ProgramBuilder, ends: list[tuple[int, str]], *, early: bool = False
+    ) -> list[Mark]:
+        marks: list[Mark] = []
+        for micro_batch, slot in ends:
+            marks += self._post(builder, micro_batch, slot, early=early)
+        return marks
+
+    def _exchange(
+        self,
+        builder: ProgramBuilder,
+        made: list[tuple[int, str]],
+        wanted: list[tuple[int, str]],
+        *,
+        turns_round: bool,
+    ) -> list[Mark]:
         """Send a turn's results and receive the next one's input, paired where Megatron-LM does."""
-        item, part = turn[-1]
-        then, then_part = following[0] if following else (item, part)
-        paired = bool(self.sends(item, part) and self.receives(then, then_part))
-        paired = paired and then.kind != item.kind
-        sent = self._post_sends(builder, turn)
+        paired = bool(made and wanted and turns_round)
+        sent = self._post_all(builder, made)
         if sent and not paired and not self._free_sends:
             builder.wait(sent)
             builder.synchronize()
-        received = self._post_receives(builder, following, early=False)
+        received = self._post_all(builder, wanted)
         return [*sent, *received] if paired and not self._free_sends else received
 
 
-def _together(order: Turn) -> list[Turn]:
+def _together(order: Turn) -> list[list[tuple[Pass, int]]]:
     """Cut an order into turns: a pass, or a forward and a backward pass that are joined."""
-    turns: list[Turn] = []
+    turns: list[list[tuple[Pass, int]]] = []
     for entry in order:
         if entry[0].kind == "joined":
             turns[-1].append(entry)

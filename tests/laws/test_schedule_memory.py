@@ -122,3 +122,42 @@ def test_the_ledger_holds_what_orders_say() -> None:
         for value in activations(**policies):
             # What waits for weight gradients is less than the whole of a micro-batch's.
             assert most - 1 < value / each < most + 0.01, (policies, value / each)
+
+
+def test_dualpipe_holds_parameters_twice() -> None:
+    """Each stage holds the parts of two: as many parameters over all stages, twice."""
+    totals, gradients = {}, {}
+    for schedule in ("zb_h1", "dualpipe", "dualpipe_v"):
+        scenario = job(
+            workload__model__layers=8,
+            workload__global_batch=2 * 8,
+            parallel={"pipeline": 4, "zero": 1},
+            policies={"schedule": schedule},
+        )
+        plan = play(scenario).plan
+        for held, owner in ((totals, "parameters"), (gradients, "gradients")):
+            rows = [ledger.owners.index(owner) for ledger in plan.ledgers]
+            held[schedule] = sum(
+                float(ledger.by_owner[row, 0])
+                for ledger, row in zip(plan.ledgers, rows, strict=True)
+            )
+    for held in (totals, gradients):
+        assert held["dualpipe"] == 2 * held["zb_h1"]
+        assert held["dualpipe_v"] == held["zb_h1"]
+
+
+def test_dualpipe_adds_up_the_gradients_of_both_ways() -> None:
+    """One all-reduce of pairs of stages: what each rank has left of the gradients, once a step."""
+    scenario = job(
+        workload__model__layers=8,
+        workload__global_batch=2 * 8,
+        parallel={"pipeline": 4, "zero": 1},
+        policies={"schedule": "dualpipe"},
+    )
+    played = play(scenario)
+    for number in range(len(played.record.classes)):
+        assert len(played.rows(number, "two ways")) == scenario.run.steps
+    rows = played.plan.wiring.members["mirror"]
+    stages = played.plan.program_of[rows]
+    assert (stages.sum(axis=1) == 3).all()
+    assert sorted(rows.ravel()) == list(range(8))
