@@ -92,6 +92,8 @@ class StageStep:
             self._policies.overlap.tensor, recompute, self._zero == 3, self._split
         )
         self._ends = StepEnds(context, stage, chunks)
+        self._received: dict[tuple[int, bool], bool] = {}
+        self._layers_of = [tuple(id(layer) for _, layer in chunk) for chunk in chunks]
         self._ways: dict[int, _Way] = {}
         self._positions: list[list[Position]] | None = None
 
@@ -143,7 +145,8 @@ class StageStep:
     def _step(self, builder: ProgramBuilder, order: Sequence[Pass]) -> None:
         self._ends.begin(builder)
         messages = self._messages()
-        parts = [(item, self._part(item.chunk)) for item in order]
+        part_of_chunk = [self._part(number) for number in range(len(self._chunks))]
+        parts = [(item, part_of_chunk[item.chunk]) for item in order]
         positions: list[Position] = []
         if self._positions is not None:
             self._positions.append(positions)
@@ -167,8 +170,11 @@ class StageStep:
 
     def _receives(self, number: int, *, first: bool) -> bool:
         """Whether chunk `number` receives its activation (or, not `first`, its gradient)."""
-        item = Pass("forward" if first else "backward", 0, number)
-        return bool(self._messages().receives(item, self._part(number)))
+        if (number, first) not in self._received:
+            item = Pass("forward" if first else "backward", 0, number)
+            received = self._messages().receives(item, self._part(number))
+            self._received[number, first] = bool(received)
+        return self._received[number, first]
 
     def _join_parts(self, emit: Emitter, number: int, *, first: bool) -> None:
         """Gather a received activation that was sent in parts and is needed whole.
@@ -229,8 +235,8 @@ class StageStep:
         if self._zero == 2:
             self._ends.reduce_exposed(builder)
 
-    def _key(self, chunk: Chunk, *flavour: object) -> tuple[object, ...]:
-        return (tuple(id(layer) for _, layer in chunk), *flavour)
+    def _key(self, number: int, *flavour: object) -> tuple[object, ...]:
+        return (self._layers_of[number], *flavour)
 
     def _fresh(self, item: Pass) -> bool:
         """Whether weights have to be quantised for this pass."""
@@ -254,7 +260,7 @@ class StageStep:
     def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
         chunk, shares = self._chunks[number], self._ends.shares[number]
         received = self._receives(number, first=True)
-        key = self._key(chunk, "forward", awaits, fresh, len(shares), received)
+        key = self._key(number, "forward", awaits, fresh, len(shares), received)
         if key not in self._cache:
             hooks: list[Hooks] = []
             if awaits:
@@ -270,7 +276,7 @@ class StageStep:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
         received = self._receives(number, first=False)
         split = self._split and not whole
-        key = self._key(chunk, "backward", split, reduces, adds, len(buckets), received)
+        key = self._key(number, "backward", split, reduces, adds, len(buckets), received)
         if key not in self._cache:
             hooks = [*self._gradient_hooks(number, reduces=reduces, adds=adds), *self._amax(chunk)]
             emit = self._context.emitter()
@@ -282,7 +288,7 @@ class StageStep:
 
     def _weight(self, number: int, *, reduces: bool, adds: bool) -> Template:
         chunk = self._chunks[number]
-        key = self._key(chunk, "weight", reduces, adds, len(self._ends.buckets[number]))
+        key = self._key(number, "weight", reduces, adds, len(self._ends.buckets[number]))
         if key not in self._cache:
             hooks = self._gradient_hooks(number, reduces=reduces, adds=adds)
             emit = self._context.emitter()
@@ -313,7 +319,7 @@ class StageStep:
             first=every or micro_batch == self._ways[0].first,
             last=every or micro_batch == self._ways[0].last_added,
         )
-        key = self._key(chunk, "whole", accumulation)
+        key = self._key(0, "whole", accumulation)
         if key not in self._cache:
             context = self._context
             hooks: list[Hooks] = []
