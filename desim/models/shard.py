@@ -25,7 +25,8 @@ class Shard:
     `data_ranks` are the ranks over which embedding tables are spread (1: a copy on each).
     `pipeline` only decides whether a tied head needs a copy of the embedding of its own;
     `context_exchange` says how context ranks see each other's keys;
-    `chunked` cuts tensor-parallel collectives in as many chunks as there are tensor ranks.
+    `chunked` cuts tensor-parallel collectives in `chunks` (None: as many as there are tensor ranks)
+    that travel by `chunk_exchange`.
     `any_layout`: the device's fp8 GEMMs take operands in any layout; Hopper's need both contiguous
     along k, Blackwell's do not (Transformer Engine user guide, FP8 current scaling). `adapters`:
     the low-rank adapters that are trained where the model is frozen. `expert` ranks share the
@@ -49,6 +50,8 @@ class Shard:
     expert: int = 1
     expert_tensor: int = 1
     main_gradients: bool = True
+    chunks: int | None = None
+    chunk_exchange: str = "ring"
 
     @property
     def recipe(self) -> Recipe | None:

@@ -87,6 +87,8 @@ def shard_of(scenario: Scenario) -> Shard:
         expert=parallel.expert,
         expert_tensor=parallel.expert_tensor or parallel.tensor,
         main_gradients=not reduced_at_once(scenario),
+        chunks=scenario.policies.overlap.tensor_chunks,
+        chunk_exchange=scenario.policies.overlap.tensor_exchange,
     )
 
 
@@ -143,7 +145,7 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
         mesh,
         disturbed.topology,
         context.tables,
-        scenario.policies.collectives,
+        scenario.policies,
         context.data_groups.shard,
     )
     program_of = mesh.coordinate("pp")

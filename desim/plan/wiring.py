@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from desim.network.topology import Topology
     from desim.plan.mesh import Mesh
     from desim.plan.tables import CommOp, Tables
-    from desim.spec.policy import Collectives
+    from desim.spec.policy import Collectives, Policies
 
 #: Device-memory traffic of a member per byte that crosses its link: what is sent is read, what is
 #: received is written, and a reduction reads its operand as well.
@@ -96,10 +96,11 @@ class Wiring:
         return max((f for f in self.first if self.first[f] <= group), key=self.first.__getitem__)
 
 
-def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives, shard: int) -> Wiring:
+def wire(mesh: Mesh, topology: Topology, tables: Tables, policies: Policies, shard: int) -> Wiring:
     """Find the groups that the collectives in `tables` need and price each of them.
 
-    `shard` are the data-parallel ranks that share one copy of the sharded states.
+    `policies` pin algorithms and say how chunks of tensor-parallel collectives travel. `shard` are
+    the data-parallel ranks that share one copy of the sharded states.
     """
     comms = list(tables.comms)
     families = [family for family in dict.fromkeys(FAMILY[SLOTS[c.slot]] for c in comms)]
@@ -108,7 +109,9 @@ def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives, shar
     for family, rows in members.items():
         first[family] = at
         at += len(rows)
-    pricer = _Pricer(topology, members, pins)
+    direct = policies.overlap.tensor_exchange == "direct"
+    messages = _MESSAGES | {"push": "direct"} if direct else _MESSAGES
+    pricer = _Pricer(topology, members, policies.collectives, messages)
     uses = tuple(pricer.use(comm) for comm in comms)
     return Wiring(
         topology=topology,
@@ -175,11 +178,16 @@ class _Pricer:
     """
 
     def __init__(
-        self, topology: Topology, members: dict[str, NDArray[np.int64]], pins: Collectives
+        self,
+        topology: Topology,
+        members: dict[str, NDArray[np.int64]],
+        pins: Collectives,
+        messages: dict[str, str],
     ) -> None:
         self._topology = topology
         self._members = members
         self._pins = pins
+        self._messages = messages
         self.profiles: list[Profile] = []
         self.families: list[str] = []
         self.notes: list[str] = []
@@ -190,8 +198,8 @@ class _Pricer:
     def use(self, comm: CommOp) -> Use:
         """Price one collective."""
         family = FAMILY[SLOTS[comm.slot]]
-        if comm.collective in _MESSAGES:
-            only = _MESSAGES[comm.collective]
+        if comm.collective in self._messages:
+            only = self._messages[comm.collective]
             candidates = {only: self.profiles[self._profile(family, comm.collective, only)]}
         else:
             candidates = self._candidates(family, comm)

@@ -27,6 +27,15 @@ class Overlap(Spec):
     pipeline: Literal["blocking", "async"] = "blocking"
     """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted.
     A posted receive holds its SMs until the message comes, which can cost more than it hides."""
+    tensor_chunks: PositiveInt | None = None
+    """GEMMs that `tensor: chunked` makes of one, with a copy less beside them; at least
+    `parallel.tensor`, as many where left out, since a rank begins with its own rows."""
+    tensor_exchange: Literal["ring", "direct", "pipeline"] = "ring"
+    """How chunks travel under `tensor: chunked`. `ring`: each copy to the next rank (Transformer
+    Engine's `ring_exchange`, Megatron-LM `--tp-comm-overlap`); `direct`: straight between every
+    pair (PyTorch's symmetric memory, torchtitan `enable_async_tensor_parallel`); `pipeline`: as
+    `ring` before a GEMM, and after it a reduce-scatter of each chunk by a kernel that takes SMs
+    (Transformer Engine's method `pipeline`, `num_splits` chunks, of `--tp-comm-overlap-cfg`)."""
 
 
 class Fsdp(Spec):

@@ -32,6 +32,18 @@ MOE = "workload.model.moe={experts: 8, top_k: 2, ffn: 1024}"
             "without sequence parallelism there are none",
             "parallel.sequence: true",
         ),
+        (
+            ["policies.overlap={tensor: chunked, tensor_chunks: 1}"],
+            "policies.overlap.tensor_chunks",
+            "1/2 of them, not 1/1",
+            "nearest: 2",
+        ),
+        (
+            ["policies.overlap={tensor: chunked, tensor_chunks: 6}"],
+            "policies.overlap.tensor_chunks",
+            "4096 / 6 leaves 4",
+            "nearest: 4 or 8",
+        ),
         (["parallel.shard=3"], "parallel.shard", "8 x 1 = 8, 8 / 3 leaves 2", "nearest: 2 or 4"),
         (["cluster.devices=60"], "cluster.devices", "60 / 8 leaves 4", "56 or 64"),
         (
