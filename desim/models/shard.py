@@ -32,6 +32,11 @@ class Shard:
     the low-rank adapters that are trained where the model is frozen. `expert` ranks share the
     experts of a layer, `expert_tensor` the matrices of every expert. `main_gradients`: gradients
     are added to buffers that last for the step; FSDP reduces those of each micro-batch instead.
+    `context_inside` neighbours of a context group exchange heads where there are two levels;
+    `context_place` is the rank's place in the sequence where each holds one chunk of it, None where
+    causal work is balanced. `expert_load` are the tokens of this rank's experts over the mean,
+    `busiest_load` those of the busiest rank of its expert group. Rows for experts travel in
+    `expert_chunks`; `shared_beside`: beside the shared expert.
     """
 
     tensor: int
@@ -52,6 +57,12 @@ class Shard:
     main_gradients: bool = True
     chunks: int | None = None
     chunk_exchange: str = "ring"
+    context_inside: int = 1
+    context_place: int | None = None
+    expert_load: float = 1.0
+    busiest_load: float = 1.0
+    expert_chunks: int = 1
+    shared_beside: bool = False
 
     @property
     def recipe(self) -> Recipe | None:

@@ -131,6 +131,8 @@ def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
         return ranks[None, :]
     if family == "dp":
         return mesh.groups("cp", "dp")
+    if family in ("cp_inside", "cp_across"):
+        return _cut(mesh.groups("cp"), mesh.context_inside, replicas=family == "cp_across")
     if family in _EXPERT_AXIS:
         return (mesh.experts or mesh).groups(_EXPERT_AXIS[family])
     if family in ("shard", "replica"):

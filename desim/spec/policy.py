@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
 
 from desim.spec.base import Bytes, PositiveInt, Seconds, Spec
@@ -58,7 +58,25 @@ class Fsdp(Spec):
     false: parameters are views of a flat one (FSDP1)."""
 
 
-ContextExchange = Literal["all_gather", "ring", "all_to_all"]
+class Experts(Spec):
+    """How tokens reach their experts, and how unevenly they fall on them."""
+
+    shared: Literal["before", "beside"] = "before"
+    """When the shared expert runs: before the router, or beside the all-to-alls, its first half
+    beside the dispatch and its second beside the return (Megatron-LM
+    `--moe-shared-expert-overlap`)."""
+    chunks: PositiveInt = 1
+    """Parts in which rows travel to the experts and back: the all-to-alls of one run beside the
+    matrix products of another, which get shorter (Tutel's `a2a_ffn_overlap_degree`)."""
+    load: tuple[Annotated[float, Gt(0)], ...] | None = Field(default=None, strict=False)
+    """Tokens of each of the `parallel.expert` ranks that share the experts, in any unit; left out:
+    all alike. Ranks compute their own and wait for the busiest, which paces the all-to-alls."""
+    spread: Annotated[float, Ge(0), Le(3)] = 0.0
+    """Without `load`: deviation of the logarithm of the tokens of an expert, drawn for each with
+    the seed of the run."""
+
+
+ContextExchange = Literal["all_gather", "ring", "all_to_all", "two_level"]
 AllReduce = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
 Gather = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
 AllToAll = Literal["auto", "pairwise", "two_level"]
@@ -119,8 +137,11 @@ class Policies(Spec):
     """What communication may run beside compute."""
     context: ContextExchange = "all_gather"
     """How ranks that share a sequence (`parallel.context`) see each other's keys and values:
-    gathered whole before attention; passed round a ring in steps that attention runs beside; or
-    heads exchanged for tokens by an all-to-all before and after (Ulysses)."""
+    gathered whole before attention; passed round a ring in steps that attention runs beside; heads
+    exchanged for tokens by an all-to-all before and after (Ulysses); or `two_level`: that among
+    `context_inside` neighbours and a ring across. Megatron-LM `--cp-comm-type all_gather | p2p |
+    a2a | a2a+p2p`; torchtitan gathers or passes round (`context_parallel_rotate_method`), DeepSpeed
+    Ulysses exchanges."""
     bucket_bytes: Bytes | None = Field(alias="bucket", default=None)
     """Size of a gradient bucket; left out: as Megatron-LM's distributed data parallel, the larger
     of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
@@ -145,6 +166,17 @@ class Policies(Spec):
     sync: Literal["grad_norm", "step", "none"] = "grad_norm"
     """Where the host waits for the device: reading back the gradient norm, once at the end of the
     step (loss logging), or never."""
+    context_inside: PositiveInt | None = None
+    """Neighbouring context ranks that exchange heads under `context: two_level`, the first number
+    of Megatron-LM `--hierarchical-context-parallel-sizes`; left out: the most that divide the heads
+    of keys and values and stand in one NVLink domain."""
+    context_balance: Literal["zigzag", "contiguous"] = "zigzag"
+    """Which tokens a context rank has under a causal mask: `zigzag` one chunk from either end, so
+    that all compute alike (what Megatron-LM always does); `contiguous` one chunk, so that the last
+    rank computes 2 - 1/context times the mean and others wait for it (ring attention as
+    published). Heads that are exchanged (`all_to_all`) are balanced either way."""
+    experts: Experts = Experts()
+    """How tokens reach their experts, and how unevenly they fall on them."""
 
 
 def _version(text: str) -> tuple[int, ...]:
