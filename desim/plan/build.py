@@ -170,7 +170,7 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
         mesh,
         disturbed.topology,
         context.tables,
-        scenario.policies,
+        scenario,
         context.data_groups.shard,
     )
     kind = kinds_of(scenario, mesh, shard_of(scenario)).of_rank

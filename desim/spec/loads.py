@@ -1,7 +1,8 @@
-"""How unevenly the tokens of a step fall on the ranks that share the experts."""
+"""How tokens fall on the ranks that share the experts, and on the nodes these stand in."""
 
 from __future__ import annotations
 
+from math import comb
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from desim.spec.workload import Transformer
 
 if TYPE_CHECKING:
+    from desim.spec.mixture import Mixture
     from desim.spec.scenario import Scenario
 
 
@@ -33,3 +35,17 @@ def expert_loads(scenario: Scenario) -> tuple[float, ...]:
     else:
         return (1.0,) * ranks
     return tuple((given / given.mean()).tolist())
+
+
+def nodes_reached(moe: Mixture, nodes: int, limit: int | None = None) -> float:
+    """Nodes that hold the experts of a token, on average, of the `nodes` of an expert group.
+
+    Every choice of `top_k` experts is taken to be as likely; with a `limit` those on so many nodes,
+    each choice of them as likely (DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2,
+    "node-limited routing"). Of M nodes with e experts each one is missed by C(Me - e, k) of
+    C(Me, k) choices.
+    """
+    each = max(1, moe.experts // nodes)
+    allowed = min(nodes, max(limit or nodes, -(-moe.top_k // each)))
+    missed = comb(max(allowed - 1, 0) * each, moe.top_k) / comb(allowed * each, moe.top_k)
+    return allowed * (1 - missed)

@@ -74,6 +74,13 @@ class Experts(Spec):
     spread: Annotated[float, Ge(0), Le(3)] = 0.0
     """Without `load`: deviation of the logarithm of the tokens of an expert, drawn for each with
     the seed of the run."""
+    dispatch: Literal["all_to_all", "node_first"] = "all_to_all"
+    """Whether a row is sent to each of its experts, or once to each node that it is for, over the
+    sender's rail, and copied there over NVLink; results are added up in the node on their way back
+    (DeepEP; Megatron-LM `--moe-token-dispatcher-type flex`)."""
+    max_nodes: PositiveInt | None = None
+    """Nodes (NVLink domains) whose experts the router may choose for one token; left out: all
+    (DeepSeek-V3: 4; Megatron-LM `--moe-router-group-topk` of `--moe-router-num-groups`)."""
 
 
 ContextExchange = Literal["all_gather", "ring", "all_to_all", "two_level"]

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from desim.plan.mesh import build_mesh
 from desim.record import PS_PER_S
+from desim.spec.loads import nodes_reached
+from desim.spec.mixture import Mixture
 from desim.spec.scenario import Parallel
 from tests.jobs import BASE, LANE, Played, job, play, with_system
 from tests.laws.test_folding import AXES, check
@@ -66,6 +68,12 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
         "policies": {
             "recompute": draw(st.sampled_from(["none", "full"])),
             "overlap": {"grad_reduce": draw(st.sampled_from(["none", "bucketed"]))},
+            "experts": {
+                "shared": draw(st.sampled_from(["before", "beside"])),
+                "chunks": draw(st.sampled_from([1, 1, 3])),
+                "spread": draw(st.sampled_from([0.0, 0.0, 0.4])),
+                "dispatch": draw(st.sampled_from(["all_to_all", "node_first"])),
+            },
         },
         "disturb": draw(st.sampled_from([[], [{"device": 0, "compute": 0.7}]])),
     }
@@ -324,6 +332,55 @@ def test_uneven_loads_fold_under_every_schedule(schedule: str) -> None:
             },
         )
     )
+
+
+def wide(**experts: Any) -> Played:
+    """16 expert ranks in four nodes of 4, 32 experts, 8 for each token."""
+    moe = {**MOE, "experts": 32, "top_k": 8}
+    scenario = job(
+        workload__model={**MODEL, "moe": moe},
+        workload__global_batch=16,
+        cluster__devices=16,
+        parallel={"expert": 16, "zero": 0},
+        policies={"experts": experts, "collectives": {"all_to_all": "two_level"}},
+    )
+    return play(with_system(scenario, devices_per_node=4, nics_per_node=4, nvlink_domain=4))
+
+
+def loads(played: Played) -> tuple[float, float]:
+    """Bytes per byte of an all-to-all over all links inside nodes, and between them."""
+    wiring = played.plan.wiring
+    uses = zip(played.plan.context.tables.comms, wiring.uses, strict=True)
+    (number,) = {use.profile for comm, use in uses if comm.collective == "all_to_all"}
+    profile = wiring.profiles[number]
+    outside = profile.link >= wiring.topology.start("nic_out")
+    return float(profile.load[~outside].sum()), float(profile.load[outside].sum())
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2, 3])
+def test_a_row_crosses_once_to_each_node(limit: int | None) -> None:
+    """Inside nodes as many bytes as before; between them those of the nodes that a token reaches,
+    over those of its experts."""
+    plain, first = loads(wide()), loads(wide(dispatch="node_first", max_nodes=limit))
+    moe = Mixture(experts=32, top_k=8, ffn=512)
+    assert first[0] == pytest.approx(plain[0])
+    assert first[1] == pytest.approx(plain[1] * nodes_reached(moe, 4, limit) / 8)
+
+
+def test_fewer_nodes_are_never_slower() -> None:
+    steps = [wide(dispatch="node_first", max_nodes=limit).step_ps for limit in (1, 2, 3, 4)]
+    assert steps == sorted(steps)
+    assert steps[-1] == wide(dispatch="node_first").step_ps < wide().step_ps
+
+
+def test_nodes_reached_are_those_of_random_choices() -> None:
+    """Against counting: choices of k of 32 experts on the nodes allowed, 4 of 8 experts each."""
+    random = np.random.default_rng(0)
+    for top_k, limit in ((1, None), (2, None), (8, None), (8, 2), (6, 1)):
+        moe = Mixture(experts=32, top_k=top_k, ffn=512)
+        on = random.permuted(np.tile(np.arange(8 * (limit or 4)), (20_000, 1)), axis=1)
+        counted = np.mean([len(set(row)) for row in (on[:, :top_k] // 8).tolist()])
+        assert nodes_reached(moe, 4, limit) == pytest.approx(counted, rel=0.01)
 
 
 def test_imbalance_slows() -> None:

@@ -50,6 +50,16 @@ MOE = "workload.model.moe={experts: 8, top_k: 2, ffn: 1024}"
             "nearest: 2",
         ),
         (
+            [
+                "workload.model.moe={experts: 8, top_k: 6, ffn: 1024}",
+                "parallel={tensor: 2, pipeline: 1, expert: 8, expert_tensor: 2}",
+                "policies.experts={dispatch: node_first, max_nodes: 1}",
+            ],
+            "policies.experts.max_nodes",
+            "1 nodes x 8 / 2 = 4",
+            "nearest: 2",
+        ),
+        (
             [MOE, "parallel.expert=4", "policies.experts.load=[1, 2]"],
             "policies.experts.load",
             "4 expert ranks, not 2",
@@ -277,6 +287,14 @@ def test_a_job_that_fills_its_last_domain_in_part_is_told_of_segments(load: Load
         ),
         (["policies.experts.chunks=2"], "experts.chunks: has no effect"),
         ([MOE, "policies.experts.spread=0.5"], "parallel.expert is 1, every rank has all experts"),
+        (
+            [MOE, "parallel.expert=2", "policies.experts.max_nodes=2"],
+            "dispatch: node_first sends one to a node",
+        ),
+        (
+            [MOE, "parallel.expert=2", "policies.experts.dispatch=node_first"],
+            "expert groups stand in one NVLink domain",
+        ),
         (
             [MOE, "parallel.expert=2", "policies.experts.shared=beside"],
             "the model has no shared expert",

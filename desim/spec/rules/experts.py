@@ -184,7 +184,34 @@ def _unused(scenario: Scenario, name: str) -> str:
         return "the model has no shared expert"
     if name in ("load", "spread") and model.moe.capacity_factor is not None:
         return "with a capacity_factor every expert has as many rows"
+    if name == "max_nodes" and policy.dispatch != "node_first":
+        return "each expert is sent a copy of its own; dispatch: node_first sends one to a node"
+    if name in ("dispatch", "max_nodes") and _nodes(scenario) == 1:
+        return "expert groups stand in one NVLink domain"
     return "load says how many tokens each rank has" if name == "spread" and policy.load else ""
+
+
+def _nodes(scenario: Scenario) -> int:
+    """NVLink domains of an expert group whose ranks are neighbours."""
+    parallel = scenario.parallel
+    ranks = parallel.expert * (parallel.expert_tensor or parallel.tensor)
+    return max(1, ranks // scenario.cluster.system.nvlink_domain)
+
+
+def experts_are_in_reach(scenario: Scenario) -> Iterator[Finding]:
+    """The nodes that a token may go to hold as many experts as it visits."""
+    model, policy = _mixture(scenario), scenario.policies.experts
+    limit, nodes = policy.max_nodes, _nodes(scenario)
+    if model is None or model.moe is None or limit is None or policy.dispatch != "node_first":
+        return
+    each = model.moe.experts // nodes
+    if limit < nodes and limit * each < model.moe.top_k:
+        least = -(-model.moe.top_k // each)
+        rule = (
+            f"leaves too few experts to choose {model.moe.top_k} from: {limit} nodes x "
+            f"{model.moe.experts} / {nodes} = {limit * each}"
+        )
+        yield Finding("policies.experts.max_nodes", rule, limit, f"nearest: {least}")
 
 
 def experts_leave_these_out(scenario: Scenario) -> Iterator[Finding]:
@@ -193,6 +220,10 @@ def experts_leave_these_out(scenario: Scenario) -> Iterator[Finding]:
     if model is None or model.moe is None or scenario.parallel.expert == 1:
         return
     moe, policy = model.moe, policies.experts
+    pinned = policies.collectives.all_to_all
+    if policy.dispatch == "node_first" and pinned == "pairwise":
+        text = "has no effect on experts: policies.experts.dispatch: node_first has two levels"
+        yield Finding("policies.collectives.all_to_all", text, pinned, note=True)
     uneven = policy.load is not None or policy.spread > 0
     if uneven and moe.imbalance != 1 and moe.capacity_factor is None:
         text = "has no effect: policies.experts says how tokens fall on ranks"
@@ -243,8 +274,12 @@ RULES = (
     Rule(counts_are_read_back, (*_MODEL, "kernels.cuda_graphs")),
     Rule(latent_attention_fits, _MODEL),
     Rule(adapters_have_dense_layers, (*_MODEL, "workload.task", "workload.lora")),
-    Rule(expert_policies_are_used, (*_MODEL, "policies", "parallel.expert")),
+    Rule(expert_policies_are_used, (*_GROUPS, "policies", "cluster.system")),
     Rule(experts_leave_these_out, (*_MODEL, "policies", "parallel.expert")),
+    Rule(
+        experts_are_in_reach,
+        (*_GROUPS, "policies.experts", "cluster.system"),
+    ),
     Rule(loads_fit, (*_MODEL, "policies.experts", "parallel.expert")),
     Rule(
         expert_chunks_have_rows,
