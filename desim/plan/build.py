@@ -144,7 +144,7 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
         disturbed.topology,
         context.tables,
         scenario.policies.collectives,
-        context.data_groups.shard,
+        context.data_groups.neighbours,
     )
     program_of = mesh.coordinate("pp")
     kernels = kernel_model(scenario)

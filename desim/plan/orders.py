@@ -120,7 +120,7 @@ def _comm_seconds(context: Context) -> list[float]:
     """Time alone of every collective of the tables, on the slowest of its groups."""
     scenario, tables = context.scenario, context.tables
     topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
-    shard = context.data_groups.shard
+    shard = context.data_groups.neighbours
     wiring = wire(context.mesh, topology, tables, scenario.policies.collectives, shard)
     seconds = []
     for comm, use in zip(tables.comms, wiring.uses, strict=True):

@@ -210,8 +210,9 @@ class StageStep:
             marks = self._ends.gathered[item.chunk] if awaits else None
             builder.place(template, item.micro_batch, marks, layer_offset=first)
             return
-        due = item.micro_batch == self._last_micro_batch or self._zero == 2
-        reduces = due and overlap.grad_reduce == "bucketed"
+        every = self._ends.every_micro_batch
+        due = item.micro_batch == self._last_micro_batch or every
+        reduces = due and overlap.grad_reduce != "none"
         adds = item.micro_batch > 0 and self._zero < 2 and self._context.autograd_gradients
         if item.kind == "weight":
             template = self._weight(item.chunk, reduces=reduces, adds=adds)
@@ -219,8 +220,8 @@ class StageStep:
             whole = not self._split
             template = self._backward(item.chunk, reduces=reduces and whole, adds=adds and whole)
         builder.place(template, item.micro_batch, layer_offset=first)
-        if self._zero == 2:
-            self._ends.reduce_exposed(builder)
+        if every and item.kind == ("weight" if self._split else "backward"):
+            self._ends.reduce_exposed(builder, item.chunk)
 
     def _key(self, chunk: Chunk, *flavour: object) -> tuple[object, ...]:
         return (tuple(id(layer) for _, layer in chunk), *flavour)

@@ -99,7 +99,8 @@ class Wiring:
 def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives, shard: int) -> Wiring:
     """Find the groups that the collectives in `tables` need and price each of them.
 
-    `shard` are the data-parallel ranks that share one copy of the sharded states.
+    `shard` are the data-parallel ranks that share one copy of the sharded states, or of the
+    parameters that they keep between passes.
     """
     comms = list(tables.comms)
     families = [family for family in dict.fromkeys(FAMILY[SLOTS[c.slot]] for c in comms)]
