@@ -137,7 +137,7 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
     context = make_context(scenario, kept_repeats)
     programs, ledgers = build_programs(context)
     mesh = context.mesh
-    topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
+    topology = build_topology(context.system, scenario.cluster.devices)
     disturbed = disturb(scenario, topology)
     wiring = wire(
         mesh,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from desim.models.recipe import Recipe
     from desim.plan.mesh import Mesh
     from desim.plan.tables import Tables
+    from desim.spec.hardware import System
     from desim.spec.scenario import Scenario
 
 
@@ -47,6 +48,11 @@ class Context:
         """A writer of templates."""
         launches = (self.launch_ps, self.collective_launch_ps, self.group_launch_ps)
         return Emitter(self.tables, *launches)
+
+    @property
+    def system(self) -> System:
+        """The cluster's system as the policies use it."""
+        return self.scenario.policies.resources.applied(self.scenario.cluster.system)
 
     @property
     def gradient_ranks(self) -> int:

@@ -119,7 +119,7 @@ def _kept(chunk: dict[Kind, Template]) -> float:
 def _comm_seconds(context: Context) -> list[float]:
     """Time alone of every collective of the tables, on the slowest of its groups."""
     scenario, tables = context.scenario, context.tables
-    topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
+    topology = build_topology(context.system, scenario.cluster.devices)
     shard = context.data_groups.neighbours
     wiring = wire(context.mesh, topology, tables, scenario.policies.collectives, shard)
     seconds = []

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from desim.spec.base import Bytes, PositiveInt, Seconds, Spec
 from desim.spec.hardware import AttentionBackend
+from desim.spec.resources import Resources
 
 
 class Overlap(Spec):
@@ -163,6 +164,8 @@ class Policies(Spec):
     """How layers are gathered and freed under `zero: 3`."""
     collectives: Collectives = Collectives()
     """Algorithm of each collective."""
+    resources: Resources = Resources()
+    """What communication takes of a device."""
     split_p2p: bool = True
     """Whether a stage sends its 1/tensor part (sequence parallel) or the whole activation."""
     gradient_clipping: bool = True
