@@ -12,6 +12,7 @@ from desim.kernels.software import stack
 from desim.models.build import build_layers
 from desim.models.shard import Shard
 from desim.network.topology import build_topology
+from desim.plan.connections import in_issue_order
 from desim.plan.context import Context
 from desim.plan.disturb import Disturbed, disturb
 from desim.plan.dlrm_step import dlrm_programs
@@ -115,6 +116,8 @@ def build_programs(context: Context) -> tuple[tuple[Program, ...], tuple[Ledger,
     """Build the distinct programs of a job, one per pipeline stage, and their memory ledgers."""
     family = context.scenario.workload.model.family
     programs = tuple(_PROGRAMS[family](context))
+    if context.scenario.policies.resources.max_connections == 1:
+        programs = tuple(in_issue_order(program) for program in programs)
     held = held_layers(context)
     ledgers = [make_ledger(context, p, layers) for p, layers in zip(programs, held, strict=True)]
     return programs, tuple(ledgers)

@@ -20,7 +20,7 @@ class Messages:
     `blocking`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
     result is sent and the next pass's input received, as one pair where both go to the same
     neighbour, and the host waits for the device after each (`batch_p2p_sync`). `async`: a receive
-    is posted one pass ahead and a send is not waited for. With `free_sends` (several chunks, or
+    is posted `ahead` passes ahead and a send is not waited for. With `free_sends` (several chunks, or
     weight gradients placed apart) a stage, and its host, never waits for its sends: with blocking
     sends around the ring nobody would receive. `turn` is the first part that runs from the last
     stage back to the first: what goes to it stays on its stage.
@@ -35,12 +35,14 @@ class Messages:
         *,
         free_sends: bool,
         turn: int | None = None,
+        ahead: int = 1,
     ) -> None:
         self._emitter = emitter
         self._size = size_bytes
         self._async = mode == "async"
         self._parts = num_parts
         self._free_sends = free_sends
+        self._ahead = ahead
         self._turn = turn if turn is not None else num_parts
         self._templates: dict[tuple[str, bool], Template] = {}
 
@@ -84,28 +86,37 @@ class Messages:
         place: Callable[[Pass], None],
     ) -> None:
         """Place the passes of `order` (pass, model chunk) with the messages between them."""
+        if self._async:
+            self._run_posted(builder, order, place)
+            return
         first, part = order[0]
-        arrived = self._post(
-            builder, first.micro_batch, self.receives(first, part), early=self._async
-        )
+        arrived = self._post(builder, first.micro_batch, self.receives(first, part))
         for i, (item, part) in enumerate(order):
             following = order[i + 1] if i + 1 < len(order) else None
-            ahead: list[Mark] = []
-            if self._async and following:
-                slot = self.receives(*following)
-                ahead = self._post(builder, following[0].micro_batch, slot, early=True)
             builder.wait(arrived)
-            if arrived and self._free_sends and not self._async:
+            if arrived and self._free_sends:
                 builder.host_wait(arrived)
-            elif arrived and not self._async:
+            elif arrived:
                 builder.synchronize()
             place(item)
-            send = self.sends(item, part)
-            if self._async:
-                self._post(builder, item.micro_batch, send)
-                arrived = ahead
-            else:
-                arrived = self._exchange(builder, item, send, following)
+            arrived = self._exchange(builder, item, self.sends(item, part), following)
+
+    def _run_posted(
+        self,
+        builder: ProgramBuilder,
+        order: list[tuple[Pass, int]],
+        place: Callable[[Pass], None],
+    ) -> None:
+        """Place passes whose receives are posted ahead and whose sends nothing waits for."""
+        arrived: list[list[Mark]] = []
+        for i, (item, part) in enumerate(order):
+            for following, its_part in order[len(arrived) : i + self._ahead + 1]:
+                slot = self.receives(following, its_part)
+                early = self._ahead > 0
+                arrived.append(self._post(builder, following.micro_batch, slot, early=early))
+            builder.wait(arrived[i])
+            place(item)
+            self._post(builder, item.micro_batch, self.sends(item, part))
 
     def _exchange(
         self,

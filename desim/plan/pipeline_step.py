@@ -194,6 +194,7 @@ class StageStep:
             self._stages * len(self._chunks),
             free_sends=self._split or self._policies.schedule in MANY_CHUNKS,
             turn=self._stages if self._folded_back else None,
+            ahead=self._policies.overlap.receive_ahead,
         )
 
     def _place(self, builder: ProgramBuilder, item: Pass) -> None:

@@ -14,12 +14,14 @@ from desim.network.tuner import choose
 from desim.plan.tables import FAMILY, SLOT, SLOTS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from desim.network.topology import Topology
     from desim.plan.mesh import Mesh
     from desim.plan.tables import CommOp, Tables
-    from desim.spec.policy import Collectives
+    from desim.spec.collectives import Collectives
 
 #: Device-memory traffic of a member per byte that crosses its link: what is sent is read, what is
 #: received is written, and a reduction reads its operand as well.
@@ -196,7 +198,8 @@ class _Pricer:
             candidates = {only: self.profiles[self._profile(family, comm.collective, only)]}
         else:
             candidates = self._candidates(family, comm)
-        choice = choose(candidates, float(comm.size_bytes))
+        protocols = self._protocols(family, comm.collective, candidates)
+        choice = choose(candidates, float(comm.size_bytes), protocols)
         algorithm = choice.names[int(choice.algorithm[0])]
         number = self._profile(family, comm.collective, algorithm)
         protocol = self.profiles[number].protocol(NAMES[int(choice.protocol[0])])
@@ -215,7 +218,7 @@ class _Pricer:
 
     def _candidates(self, family: str, comm: CommOp) -> dict[str, Profile]:
         """Profiles of the algorithms to choose from: the pinned one, or NCCL's own."""
-        pin = getattr(self._pins, comm.collective, "auto")
+        pin = self._pins.algorithm(comm.collective, family)
         names = self._available(family, comm.collective)
         if pin in names:
             names = [pin]
@@ -228,6 +231,23 @@ class _Pricer:
                 )
             names = [name for name in names if name in NCCL_ALGORITHMS]
         return {name: self._sample(family, comm.collective, name) for name in names}
+
+    def _protocols(
+        self, family: str, collective: str, candidates: dict[str, Profile]
+    ) -> Collection[str]:
+        """Names of the protocols to choose from: the pinned one, or all."""
+        pin = self._pins.protocol(collective, family)
+        if pin == "auto":
+            return NAMES
+        wanted = [name for name in NAMES if name.lower() == pin]
+        known = {protocol.name for each in candidates.values() for protocol in each.protocols}
+        if known.isdisjoint(wanted):
+            self.notes.append(
+                f"policies.collectives.protocols.{collective}: {pin} does not exist for"
+                f" {', '.join(candidates)}; the tuner chooses there"
+            )
+            return NAMES
+        return wanted
 
     def _light(
         self, number: int, size_bytes: int, latency_s: NDArray[np.float64], scale: float

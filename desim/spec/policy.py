@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from desim.spec.base import Bytes, PositiveInt, Seconds, Spec
+from desim.spec.collectives import Collectives
 from desim.spec.hardware import AttentionBackend
 from desim.spec.resources import Resources
 
@@ -30,7 +31,12 @@ class Overlap(Spec):
     user buffers, `tp_comm_overlap`; asynchronous tensor parallelism in PyTorch)."""
     pipeline: Literal["blocking", "async"] = "blocking"
     """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted.
-    A posted receive holds its SMs until the message comes, which can cost more than it hides."""
+    A posted receive holds its SMs until the message comes, which can cost more than it hides.
+    Megatron-LM posts messages under the interleaved schedule alone (unless
+    `--no-overlap-p2p-communication`)."""
+    receive_ahead: Annotated[int, Ge(0)] = 1
+    """Under `pipeline: async`: passes by which a receive is posted ahead of the one that needs it;
+    0: when its pass is next and all before it is computed."""
 
 
 FsdpIssue = Literal["explicit", "host_run_ahead", "implicit"]
@@ -74,26 +80,6 @@ class Fsdp(Spec):
 
 
 ContextExchange = Literal["all_gather", "ring", "all_to_all"]
-AllReduce = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
-Gather = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
-AllToAll = Literal["auto", "pairwise", "two_level"]
-
-
-class Collectives(Spec):
-    """Algorithm per collective; `auto` lets the tuner choose for size and group as NCCL does.
-
-    The word `auto` may stand for the whole mapping.
-    """
-
-    all_reduce: AllReduce = "auto"
-    all_gather: Gather = "auto"
-    reduce_scatter: Gather = "auto"
-    all_to_all: AllToAll = "auto"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {} if value == "auto" else value
 
 
 RecomputeModule = Literal[
@@ -163,7 +149,7 @@ class Policies(Spec):
     fsdp: Fsdp = Fsdp()
     """How layers are gathered and freed under `zero: 3`."""
     collectives: Collectives = Collectives()
-    """Algorithm of each collective."""
+    """Algorithm and protocol of each collective."""
     resources: Resources = Resources()
     """What communication takes of a device."""
     split_p2p: bool = True
