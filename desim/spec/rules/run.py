@@ -7,7 +7,7 @@ from collections.abc import Collection
 from desim.errors import Mistake
 from desim.spec.explain import locate
 from desim.spec.nodes import Node, Path
-from desim.spec.rules import experts, mesh, model, policy, precision, task
+from desim.spec.rules import data, experts, mesh, model, policy, precision, task
 from desim.spec.rules.finding import Finding, Rule, data_size, num_chunks
 from desim.spec.scenario import Scenario
 from desim.spec.workload import Dlrm
@@ -19,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     *policy.RULES,
     *precision.RULES,
     *task.RULES,
+    *data.RULES,
 )
 
 
