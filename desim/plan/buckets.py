@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Elements per rank to which a bucket is padded, so that every rank's shard is aligned.
 PADDING = 64
 
-#: `policies.bucket_padding`: ranks that share a bucket -> the number that its size is a multiple of.
+#: `policies.bucket_padding`: ranks that share a bucket -> what its size is a multiple of.
 #: Megatron-LM's core/distributed/param_and_grad_buffer.py rounds the ends of the distributed
 #: optimizer's buckets up to lcm(ranks, 128), with `--ddp-pad-buckets-for-high-nccl-busbw` to
 #: lcm(ranks, 128, 2^16).

@@ -42,9 +42,7 @@ def in_issue_order(program: Program) -> Program:
     return replace(program, waits=both[np.argsort(both[:, 0], kind="stable")])
 
 
-def _on_lanes(
-    lane: NDArray[np.int64], lanes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _on_lanes(lane: NDArray[np.int64], lanes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many tasks of its lane are before each task, and the last of them (-1: there is none)."""
     place = np.zeros(len(lane), dtype=np.int64)
     before = np.full(len(lane), -1, dtype=np.int64)

@@ -165,10 +165,10 @@ class ShardLayers(Hooks):
 
     def _gather(self, emit: Emitter) -> None:
         over = self._issued - self._fsdp.gathers_in_flight - self._held
-        if 0 <= over < len(self._freed):
-            if self._issue.host_waits:
-                emit.host_wait(self._freed[over])
-                self._give_back(emit, over + 1 - len(self._freed) + len(self._late))
+        if self._issue.host_waits and 0 <= over < len(self._freed):
+            emit.host_wait(self._freed[over])
+            given_back = len(self._freed) - len(self._late)
+            self._give_back(emit, over + 1 - given_back)
         direction, position = key = self._order[self._issued]
         size = self._gathered[position]
         emit.memory("gathered parameters", size)

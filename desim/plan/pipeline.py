@@ -20,10 +20,10 @@ class Messages:
     `blocking`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
     result is sent and the next pass's input received, as one pair where both go to the same
     neighbour, and the host waits for the device after each (`batch_p2p_sync`). `async`: a receive
-    is posted `ahead` passes ahead and a send is not waited for. With `free_sends` (several chunks, or
-    weight gradients placed apart) a stage, and its host, never waits for its sends: with blocking
-    sends around the ring nobody would receive. `turn` is the first part that runs from the last
-    stage back to the first: what goes to it stays on its stage.
+    is posted `ahead` passes ahead and a send is not waited for. With `free_sends` (several chunks,
+    or weight gradients placed apart) a stage, and its host, never waits for its sends: with
+    blocking sends around the ring nobody would receive. `turn` is the first part that runs from the
+    last stage back to the first: what goes to it stays on its stage.
     """
 
     def __init__(

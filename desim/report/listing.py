@@ -74,6 +74,8 @@ def _choices(kind: object) -> str:
         return _choices(parts[0])
     if origin is tuple:
         return f"a list of {_choices(parts[0])}"
+    if origin is dict:
+        return f"a mapping from {_choices(parts[0])}"
     if origin in (Union, UnionType):
         kept = " or ".join(_choices(part) for part in parts if part is not type(None))
         return kept + (", or null" if type(None) in parts else "")

@@ -23,11 +23,17 @@ class Protocols(Spec):
     """
 
     all_reduce: ProtocolName = "auto"
+    """Of all-reduces."""
     all_gather: ProtocolName = "auto"
+    """Of all-gathers."""
     reduce_scatter: ProtocolName = "auto"
+    """Of reduce-scatters."""
     broadcast: ProtocolName = "auto"
+    """Of broadcasts, which are rings."""
     all_to_all: ProtocolName = "auto"
+    """Of all-to-alls, which have no LL128."""
     send_recv: ProtocolName = "auto"
+    """Of messages between stages, which have no LL128."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Law: how data-parallel communication is cut and when it runs changes no byte of it but padding."""
+"""Law: how data-parallel communication is cut, and when it runs, moves no byte but padding."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def parameters(played: Played) -> int:
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("zero", [0, 1, 2])
 def test_buckets_move_the_same_bytes(zero: int, cut: dict[str, Any]) -> None:
-    """Every gradient (4 bytes) is reduced once, and under ZeRO every parameter (2) gathered once."""
+    """Every gradient (4 bytes) is reduced once, under ZeRO every parameter (2) gathered once."""
     played = replicas(zero, bucket_padding="none", **cut)
     assert moved(played, "grad reduce").sum() == 4 * parameters(played)
     assert moved(played, "param gather").sum() == (2 * parameters(played) if zero else 0)
@@ -123,7 +123,9 @@ def test_padding_is_what_is_stated(
 ) -> None:
     """A bucket is rounded up to the next multiple, never further; the same holds by layer."""
     assert set(UNITS) == set(PADDINGS)
-    chunk = tuple((at, Layer("block", (Module("m", (), parameters=n),))) for at, n in enumerate(sizes))
+    chunk = tuple(
+        (at, Layer("block", (Module("m", (), parameters=n),))) for at, n in enumerate(sizes)
+    )
     groups = DataGroups(ranks, ranks)
     buckets = make_buckets(chunk, wanted, groups, pad=True, padding=padding, by_layer=by_layer)
     unit = UNITS[padding](ranks)

@@ -88,7 +88,9 @@ def test_a_host_that_is_ahead_needs_no_explicit_prefetch() -> None:
         }
         assert len(steps) == 1
     exposed = [
-        sharded(host=60.0, tokens=4096, issue=issue, gathers_in_flight=3).accounts()[0]["exposed_dp"]
+        sharded(host=60.0, tokens=4096, issue=issue, gathers_in_flight=3).accounts()[0][
+            "exposed_dp"
+        ]
         for issue in ("explicit", "host_run_ahead")
     ]
     assert exposed[0] < exposed[1]
