@@ -62,7 +62,7 @@ def _options(path: str, spec: type[Spec], defaults: dict[str, Any]) -> Iterator[
         if isinstance(kind, type) and issubclass(kind, Spec):
             yield from _options(f"{path}.{key}", kind, defaults[key])
             continue
-        yield f"{f'{path}.{key}':<40}{_choices(kind):<45} default {_plain(defaults[key])}"
+        yield f"{f'{path}.{key}':<39} {_choices(kind):<45} default {_plain(defaults[key])}"
 
 
 def _choices(kind: object) -> str:
