@@ -44,6 +44,15 @@ FSDP = ["parallel.zero=3", "parallel.pipeline=1"]  # 32 data-parallel ranks
         ),
         (
             [
+                "policies.resources.max_connections=1",
+                "policies.overlap={pipeline: async, receive_ahead: 2}",
+            ],
+            "policies.resources.max_connections",
+            "posted 2 passes ahead",
+            "receive_ahead: 1",
+        ),
+        (
+            [
                 "cluster.system=dgx_a100_80_hdr200",
                 "policies.collectives={groups: {tp: {all_reduce: nvls}}}",
             ],

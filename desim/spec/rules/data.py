@@ -111,7 +111,7 @@ def multiprocessors_exist(scenario: Scenario) -> Iterator[Finding]:
 
 
 def queues_are_used(scenario: Scenario) -> Iterator[Finding]:
-    """One hardware queue orders what FSDP wants to run out of order, and no captured pass."""
+    """One queue holds back what FSDP and early receives need at once, and orders no graph."""
     if scenario.policies.resources.max_connections > 1:
         return
     path = "policies.resources.max_connections"
@@ -124,6 +124,13 @@ def queues_are_used(scenario: Scenario) -> Iterator[Finding]:
     if scenario.kernels.cuda_graphs:
         rule = "a captured pass is launched at once: hardware queues do not order what is in it"
         yield Finding(path, rule, 1, "set max_connections: 8, or cuda_graphs: false")
+    overlap = scenario.policies.overlap
+    if overlap.pipeline == "async" and overlap.receive_ahead > 1 and scenario.parallel.pipeline > 1:
+        rule = (
+            f"receives are posted {overlap.receive_ahead} passes ahead: in one hardware queue a "
+            "pass waits for the message before the last one posted, which may depend on the pass"
+        )
+        yield Finding(path, rule, 1, "set overlap.receive_ahead: 1, or max_connections: 8")
 
 
 def pinned_groups_can_reduce(scenario: Scenario) -> Iterator[Finding]:
@@ -147,6 +154,6 @@ RULES = (
     Rule(reshard_divides, ("policies.fsdp", *_MESH)),
     Rule(messages_are_posted, ("policies", "parallel.pipeline", "workload.model")),
     Rule(multiprocessors_exist, ("policies.resources", "cluster.system")),
-    Rule(queues_are_used, ("policies.resources", "parallel.zero", "kernels.cuda_graphs")),
+    Rule(queues_are_used, ("policies", "parallel.zero", "parallel.pipeline", "kernels")),
     Rule(pinned_groups_can_reduce, ("policies.collectives", "cluster.system.nvls")),
 )
