@@ -54,7 +54,10 @@ def channel_seconds_per_byte(topology: Topology) -> tuple[float, float]:
     local = topology.capacity_bytes_per_s[topology.start(f"{topology.shape.local}_out")]
     fabric = system.fabric
     nic_bytes_per_s = fabric.nic_bytes_per_s * fabric.efficiency
-    return max(channels, 1) / float(local), _CHANNELS_PER_NIC / nic_bytes_per_s
+    share_s = max(channels, 1) / float(local)
+    if held.channel_bytes_per_s is not None:
+        share_s = max(share_s, 1 / held.channel_bytes_per_s)
+    return share_s, _CHANNELS_PER_NIC / nic_bytes_per_s
 
 
 def _meshed(places: Places) -> bool:

@@ -12,6 +12,7 @@ from desim.kernels.software import stack
 from desim.models.build import build_layers
 from desim.models.shard import Shard
 from desim.network.topology import build_topology
+from desim.plan.connections import in_issue_order
 from desim.plan.context import Context
 from desim.plan.disturb import Disturbed, disturb
 from desim.plan.dlrm_step import dlrm_programs
@@ -142,6 +143,8 @@ def build_programs(context: Context) -> tuple[tuple[Program, ...], tuple[Ledger,
     """
     family = context.scenario.workload.model.family
     programs = tuple(_PROGRAMS[family](context))
+    if context.scenario.policies.resources.max_connections == 1:
+        programs = tuple(in_issue_order(program) for program in programs)
     held = held_layers(context)
     ledgers = [make_ledger(context, p, layers) for p, layers in zip(programs, held, strict=True)]
     return programs, tuple(ledgers)
@@ -164,14 +167,14 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
     context = make_context(scenario, kept_repeats)
     programs, ledgers = build_programs(context)
     mesh = context.mesh
-    topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
+    topology = build_topology(context.system, scenario.cluster.devices)
     disturbed = disturb(scenario, topology)
     wiring = wire(
         mesh,
         disturbed.topology,
         context.tables,
         scenario,
-        context.data_groups.shard,
+        context.data_groups.neighbours,
     )
     kind = kinds_of(scenario, mesh, shard_of(scenario)).of_rank
     program_of = kind * mesh.sizes["pp"] + mesh.coordinate("pp")

@@ -132,8 +132,8 @@ def _kept(chunk: dict[Kind, Template]) -> float:
 def _comm_seconds(context: Context) -> list[float]:
     """Time alone of every collective of the tables, on the slowest of its groups."""
     scenario, tables = context.scenario, context.tables
-    topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
-    shard = context.data_groups.shard
+    topology = build_topology(context.system, scenario.cluster.devices)
+    shard = context.data_groups.neighbours
     wiring = wire(context.mesh, topology, tables, scenario, shard)
     seconds = []
     for comm, use in zip(tables.comms, wiring.uses, strict=True):

@@ -23,10 +23,10 @@ class Messages:
     `blocking`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
     result is sent and the next pass's input received, as one pair where both go to the same
     neighbour, and the host waits for the device after each (`batch_p2p_sync`). `async`: a receive
-    is posted one pass ahead and a send is not waited for. With `free_sends` (several chunks, or
-    weight gradients placed apart) a stage, and its host, never waits for its sends: with blocking
-    sends around the ring nobody would receive. `turn` is the first part that runs from the last
-    stage back to the first: what goes to it stays on its stage.
+    is posted `ahead` passes ahead and a send is not waited for. With `free_sends` (several chunks,
+    or weight gradients placed apart) a stage, and its host, never waits for its sends: with
+    blocking sends around the ring nobody would receive. `turn` is the first part that runs from the
+    last stage back to the first: what goes to it stays on its stage.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class Messages:
         *,
         free_sends: bool,
         turn: int | None = None,
+        ahead: int = 1,
     ) -> None:
         self._emitter = emitter
         self._size = size_bytes
         self._async = mode == "async"
         self._parts = num_parts
         self._free_sends = free_sends
+        self._ahead = ahead
         self._turn = turn if turn is not None else num_parts
         self._templates: dict[tuple[str, bool], Template] = {}
 
@@ -89,25 +91,37 @@ class Messages:
         Passes that are played together wait for the inputs of all, and send when all are done.
         """
         turns = _together(order)
-        arrived = self._post_all(builder, self._inputs(turns[0]), early=self._async)
+        if self._async:
+            self._run_posted(builder, turns, place)
+            return
+        arrived = self._post_all(builder, self._inputs(turns[0]))
         for turn, following in zip(turns, [*turns[1:], ()], strict=True):
-            wanted = self._inputs(following)
-            ahead = self._post_all(builder, wanted, early=True) if self._async else []
             if arrived:
                 builder.wait(arrived)
-                if self._free_sends and not self._async:
+                if self._free_sends:
                     builder.host_wait(arrived)
-                elif not self._async:
+                else:
                     builder.synchronize()
             for item, _ in turn:
                 place(item)
-            made = self._results(turn)
-            if self._async:
-                self._post_all(builder, made)
-                arrived = ahead
-            else:
-                turns_round = bool(following) and following[0][0].kind != turn[-1][0].kind
-                arrived = self._exchange(builder, made, wanted, turns_round=turns_round)
+            turns_round = bool(following) and following[0][0].kind != turn[-1][0].kind
+            made, wanted = self._results(turn), self._inputs(following)
+            arrived = self._exchange(builder, made, wanted, turns_round=turns_round)
+
+    def _run_posted(
+        self, builder: ProgramBuilder, turns: Sequence[Turn], place: Callable[[Pass], None]
+    ) -> None:
+        """Place passes whose receives are posted ahead and whose sends nothing waits for."""
+        arrived: list[list[Mark]] = []
+        for i, turn in enumerate(turns):
+            for following in turns[len(arrived) : i + self._ahead + 1]:
+                wanted = self._inputs(following)
+                arrived.append(self._post_all(builder, wanted, early=self._ahead > 0))
+            if arrived[i]:
+                builder.wait(arrived[i])
+            for item, _ in turn:
+                place(item)
+            self._post_all(builder, self._results(turn))
 
     def _inputs(self, turn: Turn) -> list[tuple[int, str]]:
         """Micro-batches and slots of what a turn receives."""

@@ -211,6 +211,7 @@ class StageStep:
             self._stages * len(self._chunks),
             free_sends=self._split or self._layout.chunks or not self._layout.repeats,
             turn=self._stages if self._folded_back else None,
+            ahead=self._policies.overlap.receive_ahead,
         )
 
     def _place(self, builder: ProgramBuilder, item: Pass) -> None:
@@ -227,8 +228,9 @@ class StageStep:
             marks = self._ends.gathered[item.chunk] if awaits else None
             builder.place(template, item.micro_batch, marks, layer_offset=first)
             return
-        due = item.micro_batch == way.last_added or self._zero == 2
-        reduces = due and overlap.grad_reduce == "bucketed"
+        every = self._ends.every_micro_batch
+        due = item.micro_batch == way.last_added or every
+        reduces = due and overlap.grad_reduce != "none"
         adds = item.micro_batch != way.first_added
         adds = adds and self._zero < 2 and self._context.autograd_gradients
         if item.kind == "weight":
@@ -238,8 +240,8 @@ class StageStep:
         else:
             template = self._backward(item.chunk, reduces=reduces, adds=adds, whole=True)
         builder.place(template, item.micro_batch, layer_offset=first)
-        if self._zero == 2:
-            self._ends.reduce_exposed(builder)
+        if every and item.kind == ("weight" if self._split else "backward"):
+            self._ends.reduce_exposed(builder, item.chunk)
 
     def _key(self, number: int, *flavour: object) -> tuple[object, ...]:
         return (self._layers_of[number], *flavour)

@@ -17,6 +17,8 @@ from desim.spec.loads import nodes_reached
 from desim.spec.workload import Transformer
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from desim.network.topology import Topology
@@ -102,9 +104,9 @@ class Wiring:
 def wire(mesh: Mesh, topology: Topology, tables: Tables, scenario: Scenario, shard: int) -> Wiring:
     """Find the groups that the collectives in `tables` need and price each of them.
 
-    Policies of the `scenario` pin algorithms and say how chunks of tensor-parallel collectives and
-    rows for experts travel. `shard` are the data-parallel ranks that share one copy of the sharded
-    states.
+    Policies of the `scenario` pin algorithms and protocols and say how chunks of tensor-parallel
+    collectives and rows for experts travel. `shard` are the data-parallel ranks that share one copy
+    of the sharded states, or of the parameters that they keep between passes.
     """
     comms = list(tables.comms)
     families = [family for family in dict.fromkeys(FAMILY[SLOTS[c.slot]] for c in comms)]
@@ -217,7 +219,8 @@ class _Pricer:
             candidates = {only: self.profiles[self._profile(family, comm.collective, only)]}
         else:
             candidates = self._candidates(family, comm)
-        choice = choose(candidates, float(comm.size_bytes))
+        protocols = self._protocols(family, comm.collective, candidates)
+        choice = choose(candidates, float(comm.size_bytes), protocols)
         algorithm = choice.names[int(choice.algorithm[0])]
         number = self._profile(family, comm.collective, algorithm)
         protocol = self.profiles[number].protocol(NAMES[int(choice.protocol[0])])
@@ -236,7 +239,7 @@ class _Pricer:
 
     def _candidates(self, family: str, comm: CommOp) -> dict[str, Profile]:
         """Profiles of the algorithms to choose from: the pinned one, or NCCL's own."""
-        pin = getattr(self._pins, comm.collective, "auto")
+        pin = self._pins.algorithm(comm.collective, family)
         names = self._available(family, comm.collective)
         if self._node_first(family, comm.collective):
             names = names[-1:]  # two levels where there are two
@@ -251,6 +254,23 @@ class _Pricer:
                 )
             names = [name for name in names if name in NCCL_ALGORITHMS]
         return {name: self._sample(family, comm.collective, name) for name in names}
+
+    def _protocols(
+        self, family: str, collective: str, candidates: dict[str, Profile]
+    ) -> Collection[str]:
+        """Names of the protocols to choose from: the pinned one, or all."""
+        pin = self._pins.protocol(collective, family)
+        if pin == "auto":
+            return NAMES
+        wanted = [name for name in NAMES if name.lower() == pin]
+        known = {protocol.name for each in candidates.values() for protocol in each.protocols}
+        if known.isdisjoint(wanted):
+            self.notes.append(
+                f"policies.collectives.protocols.{collective}: {pin} does not exist for"
+                f" {', '.join(candidates)}; the tuner chooses there"
+            )
+            return NAMES
+        return wanted
 
     def _light(
         self, number: int, size_bytes: int, latency_s: NDArray[np.float64], scale: float

@@ -74,7 +74,7 @@ def _options(path: str, spec: type[Spec], defaults: dict[str, Any]) -> Iterator[
             continue
         plain = kind is float and not any(isinstance(m, BeforeValidator) for m in field.metadata)
         choices = "a number" if plain else _choices(kind)
-        yield f"{f'{path}.{key}':<40}{choices:<45} default {_plain(defaults[key])}"
+        yield f"{f'{path}.{key}':<39} {choices:<45} default {_plain(defaults[key])}"
 
 
 def _choices(kind: object) -> str:
@@ -88,6 +88,8 @@ def _choices(kind: object) -> str:
         return _choices(parts[0])
     if origin is tuple:
         return f"a list of {_choices(parts[0])}"
+    if origin is dict:
+        return f"a mapping from {_choices(parts[0])}"
     if origin in (Union, UnionType):
         kept = " or ".join(_choices(part) for part in parts if part is not type(None))
         return kept + (", or null" if type(None) in parts else "")

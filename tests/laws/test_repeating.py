@@ -94,6 +94,9 @@ FOLDED: dict[str, dict[str, Any]] = {
     },
     "zb_h1": {"parallel": {"pipeline": 4}, "policies__schedule": "zb_h1"},
     "FSDP": {"parallel": {"zero": 3}},
+    "FSDP2": {"parallel": {"zero": 3}, "policies__fsdp": {"issue": "implicit"}},
+    "every": {"parallel": {"pipeline": 4}, "policies__reduce_every_micro_batch": True},
+    "one queue": {"parallel": {"pipeline": 4}, "policies__resources": {"max_connections": 1}},
     "accumulation": {"parallel": {"zero": 1, "tensor": 2}},
 }
 

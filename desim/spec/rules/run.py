@@ -9,6 +9,7 @@ from desim.spec.explain import locate
 from desim.spec.nodes import Node, Path
 from desim.spec.rules import (
     context,
+    data,
     experts,
     mesh,
     model,
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     *precision.RULES,
     *task.RULES,
     *context.RULES,
+    *data.RULES,
 )
 
 
