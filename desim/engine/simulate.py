@@ -10,6 +10,7 @@ import numpy as np
 from desim.engine.deadlock import explain_deadlock
 from desim.engine.environment import Clock
 from desim.engine.inline import inline, solo_ps
+from desim.engine.macro import find_stretches
 from desim.engine.observe import observe, step_time_ps
 from desim.engine.play import Player
 from desim.engine.rank import Port, Rank
@@ -52,8 +53,8 @@ def measure_step_ps(plan: Plan) -> int:
     Raises DeadlockError as `simulate` does.
     """
     clock = Clock()
-    player = Player(clock, _make_ranks(plan, TransferTable(plan), clock, inlined=True))
-    return step_time_ps(plan, _played(plan, player))
+    ranks = _make_ranks(plan, TransferTable(plan), clock, inlined=True)
+    return step_time_ps(plan, _played(plan, _player(plan, clock, ranks)))
 
 
 def measure_folded(plan: Plan) -> int | None:
@@ -75,10 +76,18 @@ def measure_folded(plan: Plan) -> int | None:
 
 def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | None) -> Player:
     clock = Clock()
-    player = Player(clock, _make_ranks(plan, table, clock))
+    player = _player(plan, clock, _make_ranks(plan, table, clock))
     if watch is not None:
         watch(player)
     return _played(plan, player)
+
+
+def _player(plan: Plan, clock: Clock, ranks: list[Rank]) -> Player:
+    """A player of the ranks, with macro-tasks where kernels take as long each time."""
+    if not plan.disturbed.jitter:
+        for rank in ranks:
+            rank.stretches = find_stretches(rank)
+    return Player(clock, ranks)
 
 
 def _played(plan: Plan, player: Player) -> Player:

@@ -20,7 +20,7 @@ from desim.plan.kinds import kinds_of
 from desim.plan.ledger import make_ledger
 from desim.plan.mesh import build_mesh
 from desim.plan.pipeline_step import pipeline_programs, stage_chunks
-from desim.plan.schedules import FOLDED_BACK
+from desim.plan.schedules import layout_of
 from desim.plan.tables import Tables
 from desim.plan.wiring import wire
 from desim.record import PS_PER_S
@@ -89,7 +89,7 @@ def shard_of(scenario: Scenario) -> Shard:
         sequence_length=workload.sequence_length,
         precision=workload.precision,
         kernels=scenario.kernels,
-        pipeline=1 if scenario.policies.schedule in FOLDED_BACK else parallel.pipeline,
+        pipeline=1 if layout_of(scenario.policies).folded_back else parallel.pipeline,
         context_exchange=scenario.policies.context,
         chunked=scenario.policies.overlap.tensor == "chunked",
         any_layout=scenario.cluster.system.device.any_layout,

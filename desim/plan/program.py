@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,9 @@ class Program:
     """Of each step, the periods that repeat, where some were left out."""
     left_out: int = 0
     """Periods left out of every step."""
+    placements: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    """Rows (first task, end, number of the template): stretches of the program that are equal where
+    the number is."""
 
     def __len__(self) -> int:
         return len(self.lane)
@@ -154,6 +157,7 @@ class ProgramBuilder:
             memory_bytes=placed.column("memory_bytes", "memory_task"),
             cuts=tuple(self._cuts),
             cut_tasks=tuple(self._cut_tasks),
+            placements=placed.placements(),
         )
 
     def _layers(self, placed: _Placed) -> NDArray[np.int32]:
@@ -194,6 +198,14 @@ class _Placed:
             index = np.repeat(np.arange(len(self._of)), lengths)
             self._known[like] = index, moved[index] + np.arange(len(index))
         return self._known[like]
+
+    def placements(self) -> NDArray[np.int64]:
+        """Rows (first task, end, number of the template) of those that were placed again."""
+        lengths = np.array([len(t) for t in self._templates], dtype=np.int64)[self._of]
+        rows = np.stack([self.tasks, self.tasks + lengths, self._of], axis=1)
+        again = np.bincount(self._of, minlength=len(self._templates)) > 1
+        kept: NDArray[np.int64] = rows[again[self._of] & (lengths > 1)]
+        return kept
 
     def index(self, like: str) -> NDArray[np.int64]:
         """The placement that each element of columns as long as `like` comes from."""

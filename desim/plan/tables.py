@@ -37,6 +37,7 @@ SLOTS = (
     "recv_backward_return",
     "stage",
     "amax",
+    "mirror",
     "cp_inside",
     "cp_across",
 )

@@ -143,6 +143,12 @@ def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
         stage = mesh.coordinate("pp")
         last = mesh.sizes["pp"] - 1
         return np.stack([ranks[stage == 0], ranks[stage == last]], axis=1)
+    if family == "mirror":
+        stage, last = mesh.coordinate("pp"), mesh.sizes["pp"] - 1
+        pairs = [
+            (ranks[stage == s], ranks[stage == last - s]) for s in range(mesh.sizes["pp"] // 2)
+        ]
+        return np.concatenate([np.stack(pair, axis=1) for pair in pairs])
     if family in ("stage", "amax"):
         return mesh.groups("tp", "cp", "ep", "dp")
     if family.startswith("send"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
 
 from desim.spec.base import Bytes, PositiveInt, Seconds, Spec
 from desim.spec.experts import Experts
 from desim.spec.hardware import AttentionBackend
+from desim.spec.orders import Custom
 
 
 class Overlap(Spec):
@@ -91,14 +92,25 @@ class Policies(Spec):
     """Choices that change when and how work is done, never what is computed."""
 
     schedule: Literal[
-        "gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2", "zb_1p", "zb_2p", "zb_v"
-    ] = "1f1b"
+        "gpipe", "1f1b", "interleaved", "breadth_first",
+        "zb_h1", "zb_h2", "zb_1p", "zb_2p", "zb_v", "zb_auto",
+        "dualpipe", "dualpipe_v", "custom",
+    ] = "1f1b"  # fmt: skip
     """Order of micro-batch passes on each stage. `zb_...` (zero bubble) place weight gradients
     apart: `zb_h1` with the memory of 1F1B, `zb_h2` with twice that; `zb_1p`, `zb_2p` the same,
-    found by a search over the times of passes; `zb_v` with two chunks per stage in a V."""
-    post_validation: bool = True
-    """Zero-bubble schedules only: whether a stage updates its parameters with the gradient norm of
-    the stages before it and checks afterwards, instead of waiting for the norm of all."""
+    found by a search over the times of passes; `zb_v` with two chunks per stage in a V; `zb_auto`
+    in the memory that `schedule_memory` says. `dualpipe` runs micro-batches from both ends and
+    holds the parameters twice, `dualpipe_v` in a V. `custom` plays `custom.orders`: its mapping, or
+    the path of a YAML file that holds it, may also stand here."""
+    schedule_memory: Annotated[float, Gt(0)] = 1.0
+    """Schedule `zb_auto` only: most micro-batches that a stage holds, over the pipeline's stages: 1
+    is what 1F1B's first stage holds (`zb_1p`), 2 twice that (`zb_2p`)."""
+    custom: Custom | None = None
+    """The orders of schedule `custom`."""
+    post_validation: Literal["auto"] | bool = "auto"
+    """Whether a stage updates its parameters with the gradient norm of the stages before it and
+    checks afterwards, instead of waiting for the norm of all; `auto`: under zero-bubble schedules
+    (`--enable-optimizer-post-validation` of the authors' Megatron-LM)."""
     recompute: Literal["none", "selective", "per_op", "full"] = "none"
     """What the backward pass computes again: `selective`: the parts of each block that
     `recompute_modules` names; `per_op`: all but attention, every second matrix product and

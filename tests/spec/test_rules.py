@@ -200,10 +200,11 @@ def test_a_broken_rule(refuse: Refuse, changes: list[str], path: str, rule: str,
 def test_interleaving(refuse: Refuse, load: Load) -> None:
     base = ["policies.schedule=interleaved", "parallel.virtual_stages=2"]
     load(*base)
-    rounds = refuse(*base, "workload.global_batch=48")
-    assert [m.path for m in rounds] == ["workload.global_batch"]
-    assert "48 / (1 x 8) = 6, 6 / 4 leaves 2" in rounds[0].rule
-    assert rounds[0].hint == "nearest: 32 or 64"
+    load(*base, "workload.global_batch=48")  # 6 micro-batches on 4 stages
+    few = refuse(*base, "workload.global_batch=24")
+    assert [m.path for m in few] == ["workload.global_batch"]
+    assert "needs at least 4 micro-batches: 24 / (1 x 8) = 3" in few[0].rule
+    assert few[0].hint == "nearest: 32, or set schedule: 1f1b"
     single = refuse("policies.schedule=interleaved")
     assert [m.path for m in single] == ["parallel.virtual_stages"]
     flat = refuse(*base, "parallel.pipeline=1")
