@@ -337,7 +337,7 @@ def test_drawn_loads_are_few_and_keep_the_mean_and_the_busiest() -> None:
     assert np.abs(loads - drawn / drawn.mean()).mean() < 0.1
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1", "zb_1p"])
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1", "zb_1p", "zb_v", "dualpipe", "dualpipe_v"])
 def test_uneven_loads_fold_under_every_schedule(schedule: str) -> None:
     check(
         job(
