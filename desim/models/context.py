@@ -193,7 +193,7 @@ def two_level_core(work: Rectangle, shard: Shard) -> tuple[Module, ...]:
 
     `shard.context_inside` = a neighbours exchange heads for tokens, so that each has 1/a of the
     heads of the tokens of all a; c / a such ranks pass keys and values round (Fang and Zhao 2024,
-    arXiv:2405.07719, "USP", section 3; Megatron-LM `--cp-comm-type a2a+p2p`).
+    arXiv:2405.07719, "USP"; Megatron-LM `--cp-comm-type a2a+p2p`).
     """
     inside = shard.context_inside
     heads = work._replace(

@@ -2,7 +2,7 @@
 
 Of n chunks the first is sent before the experts begin and the last comes back after they end; the
 all-to-alls of every other one run beside the matrix products of its neighbours (Hwang et al. 2023,
-arXiv:2206.03382, Tutel, section 4.2). Weight gradients are computed at the end, for all rows.
+arXiv:2206.03382, "Tutel"). Weight gradients are computed at the end, for all rows.
 """
 
 from __future__ import annotations

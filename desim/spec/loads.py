@@ -10,8 +10,14 @@ import numpy as np
 from desim.spec.workload import Transformer
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from desim.spec.mixture import Mixture
     from desim.spec.scenario import Scenario
+
+
+#: Loads that are told apart where they are drawn; a program is built and played for each.
+_FEW = 8
 
 
 def expert_loads(scenario: Scenario) -> tuple[float, ...]:
@@ -19,7 +25,9 @@ def expert_loads(scenario: Scenario) -> tuple[float, ...]:
 
     Given by `policies.experts.load`, or drawn for each expert by `policies.experts.spread` (a
     log-normal of that deviation, with the seed of the run) and summed over those of a rank; the
-    same in every layer and micro-batch. With a capacity all ranks have the same buffers.
+    same in every layer and micro-batch. Drawn loads are gathered in a few: the busiest rank keeps
+    its own, others have the mean of those about as busy. With a capacity all ranks have the same
+    buffers.
     """
     model, ranks = scenario.workload.model, scenario.parallel.expert
     moe = model.moe if isinstance(model, Transformer) else None
@@ -31,10 +39,19 @@ def expert_loads(scenario: Scenario) -> tuple[float, ...]:
     elif experts.spread > 0:
         random = np.random.default_rng(scenario.run.seed)
         drawn = random.lognormal(0.0, experts.spread, moe.experts)
-        given = drawn.reshape(ranks, -1).sum(axis=1)
+        given = _gathered(drawn.reshape(ranks, -1).sum(axis=1))
     else:
         return (1.0,) * ranks
     return tuple((given / given.mean()).tolist())
+
+
+def _gathered(loads: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The busiest load, and the means of the others in at most `_FEW` - 1 sorted parts."""
+    order = np.argsort(-loads, kind="stable")
+    result = loads.copy()
+    for part in np.array_split(order[1:], min(_FEW - 1, len(loads) - 1)):
+        result[part] = loads[part].mean()
+    return result
 
 
 def nodes_reached(moe: Mixture, nodes: int, limit: int | None = None) -> float:

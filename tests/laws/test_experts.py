@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from desim.plan.mesh import build_mesh
 from desim.record import PS_PER_S
-from desim.spec.loads import nodes_reached
+from desim.spec.loads import expert_loads, nodes_reached
 from desim.spec.mixture import Mixture
 from desim.spec.scenario import Parallel
 from tests.jobs import BASE, LANE, Played, job, play, with_system
@@ -318,7 +318,26 @@ def test_a_drawn_spread_is_the_seeds() -> None:
     assert steps(1) == steps(1) != steps(2)
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1", "zb_1p"])
+def test_drawn_loads_are_few_and_keep_the_mean_and_the_busiest() -> None:
+    """32 ranks of one expert each: at most 8 loads, of mean 1, the largest as it was drawn."""
+    scenario = job(
+        workload__model={**MODEL, "moe": {**MOE, "experts": 32}},
+        workload__global_batch=32,
+        cluster__devices=32,
+        parallel={"expert": 32},
+        policies={"experts": {"spread": 0.5}},
+        run__seed=3,
+    )
+    loads = np.array(expert_loads(scenario))
+    drawn = np.random.default_rng(3).lognormal(0.0, 0.5, 32)
+    assert len(set(loads.tolist())) == 8
+    assert loads.mean() == pytest.approx(1.0)
+    assert loads.max() == pytest.approx(drawn.max() / drawn.mean())
+    assert np.argmax(loads) == np.argmax(drawn)
+    assert np.abs(loads - drawn / drawn.mean()).mean() < 0.1
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1", "zb_1p", "zb_v", "dualpipe", "dualpipe_v"])
 def test_uneven_loads_fold_under_every_schedule(schedule: str) -> None:
     check(
         job(
