@@ -55,28 +55,21 @@ def carried(record: Record, chosen: Sequence[int]) -> Record:
 def begin_together(records: Sequence[Record]) -> list[Record]:
     """Return records whose measured steps begin at one moment, with nothing before time zero."""
     begins = [measured_window_ps(record)[0] for record in records]
-    leads = [begin - _first_ps(record) for record, begin in zip(records, begins, strict=True)]
+    leads = [begin - min(_times(record)) for record, begin in zip(records, begins, strict=True)]
     origin = max(0, *leads)
-    return [
-        _moved(record, origin - begin) for record, begin in zip(records, begins, strict=True)
-    ]
-
-
-def _first_ps(record: Record) -> int:
-    """Return the earliest time that a record mentions."""
-    return min(_times(record))
+    return [_moved(record, origin - begin) for record, begin in zip(records, begins, strict=True)]
 
 
 def _times(record: Record) -> Iterable[int]:
+    """Yield the first time of everything that a record holds, in whatever order."""
     yield measured_window_ps(record)[0]
     for number in range(len(record.classes)):
         spans, causes = record.spans_of(number), record.causes_of(number)
         for column in (spans.issue_ps, spans.ready_ps, spans.start_ps, causes.released_ps):
             if len(column):
                 yield int(column.min())
-    for series in (*record.memory, *record.links):
-        if len(series.time_ps):
-            yield int(series.time_ps.min())
+    series = [m.time_ps for m in record.memory] + [link.time_ps for link in record.links]
+    yield from (int(times.min()) for times in series if len(times))
 
 
 def _moved(record: Record, by_ps: int) -> Record:

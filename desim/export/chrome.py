@@ -213,9 +213,7 @@ def _heads(record: Record, spans: Spans, rows: Integers, pid: int) -> tuple[list
     return heads, waits
 
 
-def _flow_events(
-    record: Record, spans: dict[int, Spans], pids: dict[int, int], before: int
-) -> str:
+def _flow_events(record: Record, spans: dict[int, Spans], pids: dict[int, int], before: int) -> str:
     """Return an arrow for each message whose two ends are drawn; `before` numbers are taken."""
     events = []
     for number, flow in enumerate(record.flows, start=before + 1):

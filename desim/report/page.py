@@ -42,7 +42,7 @@ def write_report(
             f'<div class="warning">{html.escape(str(warning))}</div>'
             for warning in summary.get("warnings", ())
         ),
-        categories=_categories(summary["time_share"]),
+        categories=category_words(summary["time_share"]),
         configuration=html.escape(scenario_yaml),
         footer=html.escape(footer(summary)),
         css=resource("page.css"),
@@ -63,7 +63,7 @@ def _card(card: Card) -> str:
     )
 
 
-def _categories(shares: Mapping[str, float]) -> str:
+def category_words(shares: Mapping[str, float]) -> str:
     """Return what the categories mean that took any time, as markup."""
     taken = [category for category, share in shares.items() if share > 0]
     meanings = {palette.words(c): palette.CATEGORIES[c].meaning for c in taken}
