@@ -33,6 +33,7 @@ class Compared:
     error_points: float = 0.0
     error_of: str = ""
     notes: tuple[str, ...] = ()
+    remark: str = ""
 
     @property
     def step_time_s(self) -> float:
@@ -142,6 +143,18 @@ def verdict(run: Compared, first: Compared) -> str:
     if run.within_error:
         words += f", within model error ({run.error_points:.1f} points for {run.error_of})"
     return f"{words}, mostly {reason(run, first)}"
+
+
+def warnings(runs: Sequence[Compared]) -> list[str]:
+    """Return notes and warnings with whose they are; what is said of all runs stands once."""
+    said: dict[str, list[str]] = {}
+    for run in runs:
+        for text in (*run.notes, *run.summary.get("warnings", ())):
+            said.setdefault(str(text), []).append(run.name)
+    return [
+        text if len(names) == len(runs) else f"{', '.join(names)}: {text}"
+        for text, names in said.items()
+    ]
 
 
 def reason(run: Compared, first: Compared) -> str:

@@ -63,9 +63,12 @@ def _said(run: Compared, first: Compared) -> Iterator[str]:
     """Yield the verdict on a run, and what its critical path is made of."""
     if run is not first:
         yield from wrapped(f"{run.name}: ", verdict(run, first).split(" "), joint=" ")
+    if run.remark:
+        yield from wrapped("  " if run is not first else f"{run.name}: ", run.remark.split(), " ")
     shares = sorted(run.summary["critical_path_share"].items(), key=lambda item: -item[1])
     parts = [f"{palette.words(c)} {100 * share:.0f} %" for c, share in shares if share >= 0.01]
-    head = "  critical path: " if run is not first else f"{run.name}: critical path: "
+    alone = run is first and not run.remark
+    head = f"{run.name}: critical path: " if alone else "  critical path: "
     said = "; ".join(filter(None, [", ".join(parts), _longest(run)]))
     yield from wrapped(head, said.split(" "), joint=" ")
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from desim.export.files import write_aside
 from desim.report.assets import inline_json, plotly_source, resource, scripts
 from desim.report.cards import subtitle
-from desim.report.compared import table, verdict
+from desim.report.compared import table, verdict, warnings
 from desim.report.comparison_figures import difference_figure, memory_figure, time_figure
 from desim.report.page import category_words
 from desim.units import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from desim.report.compared import Compared, Row
@@ -44,10 +44,12 @@ def write_comparison_page(
     text = Template(resource("compare.html")).substitute(
         title=html.escape(title),
         subtitle=html.escape(_subtitle(runs)),
-        verdicts="".join(_verdict(run, runs[0]) for run in runs[1:]),
+        verdicts="".join(_verdict(run, runs[0]) for run in runs),
         table=_table(runs),
         error=html.escape(_error(runs)),
-        warnings="".join(_warnings(runs)),
+        warnings="".join(
+            f'<div class="warning">{html.escape(text)}</div>' for text in warnings(runs)
+        ),
         categories=category_words({c: max(one.get(c, 0.0) for one in shares) for c in shares[0]}),
         configuration=_settings(runs, settings),
         footer=html.escape(_footer(runs)),
@@ -67,7 +69,8 @@ def _subtitle(runs: Sequence[Compared]) -> str:
 
 
 def _verdict(run: Compared, first: Compared) -> str:
-    return f"<li><b>{html.escape(run.name)}</b>: {html.escape(verdict(run, first))}</li>"
+    said = "; ".join(filter(None, [verdict(run, first) if run is not first else "", run.remark]))
+    return f"<li><b>{html.escape(run.name)}</b>: {html.escape(said)}</li>" if said else ""
 
 
 def _error(runs: Sequence[Compared]) -> str:
@@ -76,13 +79,6 @@ def _error(runs: Sequence[Compared]) -> str:
         f"{run.error_points:.1f} points for {run.error_of}" for run in runs[1:] if run.error_of
     )
     return f"Model error in the change of the step time: {'; '.join(said)}." if said else ""
-
-
-def _warnings(runs: Sequence[Compared]) -> Iterator[str]:
-    for run in runs:
-        for warning in (*run.summary.get("warnings", ()), *run.notes):
-            words = html.escape(f"{run.name}: {warning}")
-            yield f'<div class="warning">{words}</div>'
 
 
 def _table(runs: Sequence[Compared]) -> str:

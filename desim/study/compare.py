@@ -84,6 +84,7 @@ def _as_json(run: Compared, first: Compared) -> dict[str, Any]:
         "model_error_points": run.error_points,
         "within_model_error": run is not first and run.within_error,
         "notes": list(run.notes),
+        "remark": run.remark,
     }
 
 
@@ -149,6 +150,7 @@ def _compared(
         model_error.error_points(families),
         ", ".join(family.path or _shortest(changed) for family in families),
         (*variant.notes, *outcome.notes),
+        variant.remark,
     )
 
 

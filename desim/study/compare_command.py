@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
+from desim.report.compared import warnings
 from desim.report.folder import results_folder
 from desim.report.progress import Bar
 from desim.report.wrap import wrapped
@@ -46,11 +47,12 @@ def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, lis
     finally:
         bar.clear()
     if options["json"]:
-        return json.dumps(comparison.as_json(), indent=2) + "\n", []
+        text = json.dumps(comparison.as_json(), indent=2) + "\n"
+        return text, warnings(comparison.runs)
     took_s = time.monotonic() - began_s
     files = wrapped(f"written to {folder}: ", [path.name for path in written])
     closing = [*_errors(comparison), f"{len(variants)} variants in {took_s:.1f} s", *files]
-    return comparison.render(closing), _warnings(comparison)
+    return comparison.render(closing), warnings(comparison.runs)
 
 
 def _variants(options: Mapping[str, Any]) -> list[Variant]:
@@ -99,15 +101,3 @@ def _errors(comparison: Comparison) -> list[str]:
         if run.error_of
     }
     return list(wrapped("model error in a change of the step time: ", list(said.values())))
-
-
-def _warnings(comparison: Comparison) -> list[str]:
-    """Return notes and warnings; what is said of all variants stands once."""
-    said: dict[str, list[str]] = {}
-    for run in comparison.runs:
-        for text in (*run.notes, *run.summary.get("warnings", ())):
-            said.setdefault(str(text), []).append(run.name)
-    return [
-        text if len(names) == len(comparison.runs) else f"{', '.join(names)}: {text}"
-        for text, names in said.items()
-    ]

@@ -78,7 +78,7 @@ def retune(
 
     `micro_batch` is tried at every divisor of a replica's batch. Of `recompute` the least that fits
     counts: at one micro-batch more of it only adds work. Where nothing fits a variant stays as it
-    is. What was chosen is in its setting and its notes.
+    is. What was chosen is in its setting and its remark.
     """
     trials = [(n, t) for n, variant in enumerate(variants) for t in _trials(variant, names)]
     begin("retuning", float(len(trials)))
@@ -146,20 +146,20 @@ def _best(variant: Variant, found: Sequence[Found], names: Sequence[str]) -> Var
     }
     kept = {PATHS[name]: old[PATHS[name]] for name in names}
     if not fitting:
-        note = f"retuned: none of {tried} choices fits in memory; {_words(kept)} stays"
-        setting = variant.setting | kept
-        return replace(variant, setting=setting, notes=(*variant.notes, note))
+        remark = f"not retuned: none of {tried} choices fits in memory; {_words(kept)} stays"
+        return replace(variant, setting=variant.setting | kept, remark=remark)
     best = min(fitting, key=lambda one: one.step_time_s)
     assert best.choice is not None
     scenario, notes, own = _with(variant.source, variant.overrides, best.choice)
     chosen = kept | best.choice
-    note = f"retuned to {_words(chosen)} ({tried} tried; was {_words(kept)})"
+    remark = f"retuned to {_words(chosen)} ({tried} tried; was {_words(kept)})"
     return replace(
         variant,
         overrides=own,
         setting=variant.setting | chosen,
         scenario=scenario,
-        notes=(*notes, note),
+        notes=notes,
+        remark=remark,
     )
 
 

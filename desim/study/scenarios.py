@@ -27,14 +27,17 @@ _MISSING = object()
 def given(sources: Sequence[Source | Scenario], overrides: Sequence[str] = ()) -> list[Variant]:
     """Load scenarios as variants; their settings are the paths in which they differ.
 
-    Raises SpecError with every mistake of each of them.
+    `overrides` are put over files and mappings; scenarios that are loaded stay as they are. Raises
+    SpecError with every mistake of each of them.
     """
     require_number(len(sources))
     loaded: list[tuple[Source, Scenario, tuple[str, ...]]] = []
     refused: dict[str, tuple[Mistake, ...]] = {}
     for number, source in enumerate(sources, start=1):
         if isinstance(source, Scenario):
-            source = source.model_dump(mode="json", by_alias=True, exclude_none=True)
+            dumped = source.model_dump(mode="json", by_alias=True, exclude_none=True)
+            loaded.append((dumped, source, ()))
+            continue
         try:
             read = load_scenario(source, overrides)
         except SpecError as error:

@@ -45,6 +45,8 @@ class Variant:
     setting: dict[str, Any]
     scenario: Scenario
     notes: tuple[str, ...] = ()
+    remark: str = ""
+    """What was chosen for it, where it was retuned."""
 
 
 def override(path: str, value: Any) -> str:
@@ -152,7 +154,7 @@ def _said_of_axis(mistake: Mistake, setting: Mapping[str, Any]) -> Mistake:
     """A variant's value comes from `--vary`, not from `--set`."""
     for path in setting:
         if mistake.file.startswith(f"--set {path}="[:50]):
-            return replace(mistake, file=f"--vary {path}")
+            return replace(mistake, file="--vary")
     return mistake
 
 
