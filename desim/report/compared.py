@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _GIB = 2.0**30
 _SMALLEST_SHARE = 0.0005
 _SMALLEST_PATH_SHARE = 0.005
+_LONG_S = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,14 @@ def table(runs: Sequence[Compared]) -> list[Block]:
     """Return the table: headline, where the time went, what is on the critical path."""
     return [
         Block("", list(_headline(runs))),
-        Block("where the time went (ms, mean of all GPUs)", list(_times(runs))),
+        Block(f"where the time went ({_unit(runs).name}, mean of all GPUs)", list(_times(runs))),
         Block("critical path (% of it)", list(_path(runs))),
     ]
 
 
 def _headline(runs: Sequence[Compared]) -> Iterator[Row]:
-    digits = _digits(runs)
-    yield _numbers("step time (ms)", [1e3 * run.step_time_s for run in runs], digits)
+    unit = _unit(runs)
+    yield unit.row(f"step time ({unit.name})", [run.step_time_s for run in runs])
     change = [_signed(100 * run.difference.share, 1) + " %" for run in runs[1:]]
     marks = ["within error" if run.within_error else "" for run in runs[1:]]
     yield Row("  change", ["", *change], ["", *marks])
@@ -93,19 +94,40 @@ def _headline(runs: Sequence[Compared]) -> Iterator[Row]:
 
 
 def _times(runs: Sequence[Compared]) -> Iterator[Row]:
-    seconds = [category_seconds(run.summary) for run in runs]
+    unit = _unit(runs)
+    times = [category_seconds(run.summary) for run in runs]
     whole = [run.step_time_s for run in runs]
-    digits = _digits(runs)
     rest = [0.0] * len(runs)
     for category in palette.CATEGORIES:
-        values = [one.get(category, 0.0) for one in seconds]
+        values = [one.get(category, 0.0) for one in times]
         if all(v < _SMALLEST_SHARE * w for v, w in zip(values, whole, strict=True)):
             rest = [a + b for a, b in zip(rest, values, strict=True)]
             continue
-        yield _numbers("  " + palette.words(category), [1e3 * v for v in values], digits)
-    if any(round(1e3 * value, digits) for value in rest):
-        yield _numbers("  all others", [1e3 * value for value in rest], digits)
-    yield _numbers("  sum", [1e3 * value for value in whole], digits)
+        yield unit.row("  " + palette.words(category), values)
+    if any(round(value / unit.seconds, unit.digits) for value in rest):
+        yield unit.row("  all others", rest)
+    yield unit.row("  sum", whole)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """How times are written: in what, and with how many digits after the point."""
+
+    name: str
+    seconds: float
+    digits: int
+
+    def row(self, title: str, values_s: Sequence[float]) -> Row:
+        """Return a line of the table for times in seconds."""
+        return _numbers(title, [value / self.seconds for value in values_s], self.digits)
+
+
+def _unit(runs: Sequence[Compared]) -> _Unit:
+    """Return milliseconds with four figures of the shortest step, or seconds for long ones."""
+    if max(run.step_time_s for run in runs) >= _LONG_S:
+        return _Unit("s", 1.0, 2)
+    shortest_s = min(run.step_time_s for run in runs)
+    return _Unit("ms", 1e-3, 1 if shortest_s >= 0.1 else 2 if shortest_s >= 0.01 else 3)
 
 
 def _path(runs: Sequence[Compared]) -> Iterator[Row]:
@@ -114,12 +136,6 @@ def _path(runs: Sequence[Compared]) -> Iterator[Row]:
         values = [float(share.get(category, 0.0)) for share in shares]
         if max(values) >= _SMALLEST_PATH_SHARE:
             yield _numbers("  " + palette.words(category), [100 * value for value in values], 1)
-
-
-def _digits(runs: Sequence[Compared]) -> int:
-    """Digits after the point of times in ms: four figures of the shortest step."""
-    shortest_ms = 1e3 * min(run.step_time_s for run in runs)
-    return 1 if shortest_ms >= 100 else 2 if shortest_ms >= 10 else 3
 
 
 def _numbers(title: str, values: Sequence[float], digits: int) -> Row:
@@ -196,7 +212,7 @@ def _hidden(now: Mapping[str, Any], before: Mapping[str, Any], lane: str, second
     total = now["communication"].get(lane, {}).get("total_s", 0.0)
     change = total - before["communication"].get(lane, {}).get("total_s", 0.0)
     if change * seconds > 0 and abs(change) >= 0.5 * abs(seconds):
-        return f"it takes {_ms(change)} in all"
+        return f"with what is hidden {_ms(change)}"
     return "less of it is hidden" if seconds > 0 else "more of it is hidden"
 
 

@@ -148,15 +148,16 @@ def _compared(
         difference(reference.summary, outcome.summary),
         variant.scenario.cluster.system.device.memory_bytes,
         model_error.error_points(families),
-        ", ".join(family.path or _shortest(changed) for family in families),
+        ", ".join(family.path or _shortened(paths) for family, paths in families.items()),
         (*variant.notes, *outcome.notes),
         variant.remark,
     )
 
 
-def _shortest(paths: Sequence[str]) -> str:
+def _shortened(paths: Sequence[str]) -> str:
     """Say what was changed where the table of errors has no family for it."""
-    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    more = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
+    return ", ".join(paths[:2]) + more
 
 
 def _all_settings(variants: Sequence[Variant]) -> list[dict[str, Any]]:

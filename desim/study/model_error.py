@@ -31,16 +31,15 @@ def families(table: Path = TABLE) -> list[Family]:
     return [Family(str(row["path"]), float(row["points"]), str(row["source"])) for row in rows]
 
 
-def families_of(paths: Iterable[str], known: Sequence[Family]) -> list[Family]:
-    """Return the families that changes at `paths` belong to, each once."""
-    found = {}
+def families_of(paths: Iterable[str], known: Sequence[Family]) -> dict[Family, list[str]]:
+    """Return the families that changes at `paths` belong to, each with its paths."""
+    found: dict[Family, list[str]] = {}
     for path in paths:
         fits = [f for f in known if not f.path or f"{path}.".startswith(f"{f.path}.")]
-        family = max(fits, key=lambda f: len(f.path))
-        found[family.path] = family
-    return list(found.values())
+        found.setdefault(max(fits, key=lambda f: len(f.path)), []).append(path)
+    return found
 
 
-def error_points(changed: Sequence[Family]) -> float:
+def error_points(changed: Iterable[Family]) -> float:
     """Return the error of changes in several families: they are independent, their squares add."""
     return hypot(*(family.points for family in changed))

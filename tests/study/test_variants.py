@@ -171,9 +171,10 @@ def test_the_longest_path_counts_and_squares_add() -> None:
     from desim.study.model_error import Family
 
     known = [Family("", 5, "x"), Family("policies", 3, "y"), Family("policies.schedule", 4, "z")]
-    assert families_of(["policies.schedule"], known) == [known[2]]
-    assert families_of(["policies.recompute", "policies.overlap.tensor"], known) == [known[1]]
-    assert families_of(["policies.schedule_x"], known) == [known[1]]
-    both = families_of(["policies.schedule", "policies.recompute"], known)
-    assert error_points(both) == pytest.approx(5.0)
+    assert families_of(["policies.schedule"], known) == {known[2]: ["policies.schedule"]}
+    both = ["policies.recompute", "policies.overlap.tensor"]
+    assert families_of(both, known) == {known[1]: both}
+    assert families_of(["policies.schedule_x"], known) == {known[1]: ["policies.schedule_x"]}
+    assert families_of(["parallel.tensor"], known) == {known[0]: ["parallel.tensor"]}
+    assert error_points(families_of(["policies.schedule", *both], known)) == pytest.approx(5.0)
     assert error_points([]) == 0
