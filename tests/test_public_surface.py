@@ -94,8 +94,10 @@ def test_files_of_a_run() -> None:
 
 
 def test_files_of_a_comparison() -> None:
-    names = (comparing.NUMBERS, comparing.TRACE, comparing.PAGE)
-    assert names == ("compare.json", "trace.json.gz", "compare.html")
+    names = (comparing.NUMBERS, comparing.TRACE, comparing.PAGE, comparing.RESOLVED)
+    assert names == (
+        "compare.json", "trace.json.gz", "compare.html", "variant_{}.resolved.yaml",
+    )  # fmt: skip
 
 
 def test_keys_of_summary_json(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from desim.export.files import write_aside
 from desim.report.compared import Compared, verdict
 from desim.report.comparison import render_comparison
 from desim.report.comparison_page import write_comparison_page
+from desim.spec.dump import dump_scenario
 from desim.study import model_error
 from desim.study.play import all_cores, play_all, tasks_of
 from desim.study.scenarios import differences, given
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from desim.study.variants import Source, Variant
 
 PAGE, TRACE, NUMBERS = "compare.html", "trace.json.gz", "compare.json"
+RESOLVED = "variant_{}.resolved.yaml"
 
 
 def _quiet(*_: object) -> None:
@@ -46,6 +48,7 @@ class Comparison:
     """
 
     title: str
+    scenarios: tuple[Scenario, ...]
     runs: tuple[Compared, ...]
     settings: tuple[dict[str, Any], ...]
     drawn: tuple[Drawn, ...] = ()
@@ -68,7 +71,11 @@ class Comparison:
         write_traces(named, folder / TRACE)
         page = folder / PAGE
         write_comparison_page(self.title, self.runs, self.drawn, self.settings, page)
-        return [folder / NUMBERS, folder / TRACE, page]
+        written = [folder / NUMBERS, folder / TRACE, page]
+        for number, scenario in enumerate(self.scenarios, start=1):
+            written.append(folder / RESOLVED.format(number))
+            write_aside(written[-1], dump_scenario(scenario).encode())
+        return written
 
 
 def _as_json(run: Compared, first: Compared) -> dict[str, Any]:
@@ -112,6 +119,7 @@ def compare_variants(
     )
     return Comparison(
         title,
+        tuple(variant.scenario for variant in variants),
         runs,
         tuple(_all_settings(variants)),
         tuple(outcome.drawn for outcome in outcomes if outcome.drawn is not None),
@@ -125,7 +133,7 @@ def _require_played(variants: Sequence[Variant], outcomes: Sequence[Outcome]) ->
     refused = {name: outcome.mistakes for name, outcome in named if outcome.mistakes}
     if refused:
         raise SpecError(named_mistakes(refused, len(variants)))
-    stuck = [f"variant {name}: {outcome.reason}" for name, outcome in named if outcome.reason]
+    stuck = [f"variant {name}: {outcome.deadlock}" for name, outcome in named if outcome.deadlock]
     if stuck:
         raise DeadlockError("\n".join(stuck))
 

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
 from desim.report.compared import warnings
-from desim.report.folder import results_folder
+from desim.report.folder import left_from_before, results_folder
 from desim.report.progress import Bar
 from desim.report.wrap import wrapped
-from desim.study.compare import compare_variants
+from desim.study.compare import RESOLVED, compare_variants
 from desim.study.play import all_cores
 from desim.study.retune import parse_retune, require_free, retune
 from desim.study.scenarios import given
-from desim.study.variants import combine, parse_axis, require_number, varied
+from desim.study.variants import MAX_VARIANTS, combine, parse_axis, require_number, varied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from desim.study.compare import Comparison
     from desim.study.variants import Axis, Variant
@@ -50,8 +51,11 @@ def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, lis
         text = json.dumps(comparison.as_json(), indent=2) + "\n"
         return text, warnings(comparison.runs)
     took_s = time.monotonic() - began_s
-    files = wrapped(f"written to {folder}: ", [path.name for path in written])
-    closing = [*_errors(comparison), f"{len(variants)} variants in {took_s:.1f} s", *files]
+    closing = [
+        *_errors(comparison),
+        f"{len(variants)} variants in {took_s:.1f} s",
+        *_files(folder, written),
+    ]
     return comparison.render(closing), warnings(comparison.runs)
 
 
@@ -91,6 +95,17 @@ def _title(variants: Sequence[Variant], options: Mapping[str, Any]) -> str:
 def _folder_name(variants: Sequence[Variant]) -> str:
     names = list(dict.fromkeys(variant.scenario.name for variant in variants))
     return "_".join(["compare", *names])[:80]
+
+
+def _files(folder: Path, written: Sequence[Path]) -> list[str]:
+    """Say what was written, and what an earlier comparison of more variants has left there."""
+    names = [path.name for path in written]
+    resolved = names[3:]
+    shown = [*names[:3], f"{resolved[0]} to {resolved[-1]}"]
+    lines = list(wrapped(f"written to {folder}: ", shown))
+    every = tuple(RESOLVED.format(number) for number in range(1, MAX_VARIANTS + 1))
+    left = left_from_before(folder, every, list(written))
+    return [*lines, *(wrapped("left there by an earlier run: ", left) if left else ())]
 
 
 def _errors(comparison: Comparison) -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Ranks on the page and in the trace, of all variants together.
 _PAGE_RANKS, _TRACE_RANKS = 16, 32
-_NO_MEMORY = "this machine has too little memory to play it"
+_NO_MEMORY = Mistake("", "this machine has too little memory to play it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a scenario came to: its summary and what is drawn; or why it came to nothing."""
+    """What a scenario came to: its summary and what is drawn.
+
+    Or why it came to nothing: `mistakes`, or `deadlock` where its program cannot finish.
+    """
 
     summary: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     drawn: Drawn | None = None
     record: Record | None = None
     mistakes: tuple[Mistake, ...] = ()
-    reason: str = ""
+    deadlock: str = ""
 
 
 def tasks_of(scenarios: Sequence[Scenario], *, draw: bool) -> list[Task]:
@@ -113,9 +116,9 @@ def play(task: Task) -> Outcome:
     except SpecError as error:
         return Outcome(mistakes=error.mistakes)
     except DeadlockError as error:
-        return Outcome(reason=str(error))
+        return Outcome(deadlock=str(error))
     except MemoryError:
-        return Outcome(reason=_NO_MEMORY)
+        return Outcome(mistakes=(_NO_MEMORY,))
     return Outcome(result.summary, result.notes, drawn, record)
 
 
@@ -133,8 +136,8 @@ def _classes(record: Record, ranks: Sequence[int]) -> list[int]:
 
 
 def _lost(task: Task) -> Outcome:
-    return Outcome(reason="its process died while it was played")
+    return Outcome(mistakes=(Mistake("", "its process died while it was played"),))
 
 
 def _hungry(outcome: Outcome) -> bool:
-    return outcome.reason == _NO_MEMORY
+    return _NO_MEMORY in outcome.mistakes

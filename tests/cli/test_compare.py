@@ -15,6 +15,10 @@ import pytest
 from tests.cli.conftest import ROOT, TINY, Cli, command, files, shell
 
 SCHEDULES = ("--vary", "policies.schedule=1f1b,gpipe")
+FILES = [
+    "compare.html", "compare.json", "trace.json.gz",
+    "variant_1.resolved.yaml", "variant_2.resolved.yaml",
+]  # fmt: skip
 
 
 def test_it_prints_and_writes(tiny: Path, cli: Cli) -> None:
@@ -26,7 +30,9 @@ def test_it_prints_and_writes(tiny: Path, cli: Cli) -> None:
         assert words in said.out
     assert max(map(len, said.out.splitlines())) <= 100
     folder = Path("traces_out/compare_tiny")
-    assert files(folder) == ["compare.html", "compare.json", "trace.json.gz"]
+    assert files(folder) == FILES
+    (folder / "variant_3.resolved.yaml").touch()
+    assert "left there by an earlier run: variant_3" in cli("compare", tiny, *SCHEDULES).out
 
 
 def test_json_alone_on_stdout(tiny: Path, cli: Cli) -> None:
@@ -40,7 +46,7 @@ def test_json_alone_on_stdout(tiny: Path, cli: Cli) -> None:
     for one in said.json["variants"]:
         change = one["difference"]
         assert abs(sum(change["by_category"].values()) - change["step_time_s"]) < 1e-6
-    assert files(Path("here")) == ["compare.html", "compare.json", "trace.json.gz"]
+    assert files(Path("here")) == FILES
     assert Path("here/compare.json").read_text() == said.out
 
 

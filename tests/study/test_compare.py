@@ -205,7 +205,12 @@ def test_files_of_a_comparison(tmp_path: Path) -> None:
     sources = [ROOT / "scenarios" / "dlrm_a_128.yaml", {**BASE, "name": "small"}]
     found = compare_variants("two", given(sources))
     written = found.write(tmp_path / "new" / "folder")
-    assert [path.name for path in written] == ["compare.json", "trace.json.gz", "compare.html"]
+    assert [path.name for path in written] == [
+        "compare.json", "trace.json.gz", "compare.html",
+        "variant_1.resolved.yaml", "variant_2.resolved.yaml",
+    ]  # fmt: skip
+    for file, run in zip(written[3:], found.runs, strict=True):
+        assert desim.run(file).summary["step_time_s"] == run.step_time_s
     assert sorted(written) == sorted((tmp_path / "new" / "folder").iterdir())
     assert json.loads(written[0].read_text()) == found.as_json()
     text = found.render()
