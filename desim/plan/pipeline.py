@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from desim.plan.template import NOTHING, START, Emitter, Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from desim.plan.program import ProgramBuilder
     from desim.plan.schedules.passes import Pass
     from desim.plan.template import Template
+
+    #: Passes that are played together, each with its model chunk.
+    Turn = Sequence[tuple[Pass, int]]
 
 
 class Messages:
@@ -48,13 +51,13 @@ class Messages:
         """Slot on which a pass of model chunk `part` sends its result, or nothing."""
         if item.kind == "forward":
             return self._slot("send_forward", part)
-        return self._slot("send_backward", part - 1) if item.kind == "backward" else ""
+        return self._slot("send_backward", part - 1) if item.kind != "weight" else ""
 
     def receives(self, item: Pass, part: int) -> str:
         """Slot on which a pass of model chunk `part` receives its input, or nothing."""
         if item.kind == "forward":
             return self._slot("recv_forward", part - 1)
-        return self._slot("recv_backward", part) if item.kind == "backward" else ""
+        return self._slot("recv_backward", part) if item.kind != "weight" else ""
 
     def _slot(self, slot: str, upper: int) -> str:
         """Slot of a message between part `upper` and the next, or nothing where none is sent."""
@@ -66,8 +69,6 @@ class Messages:
         self, builder: ProgramBuilder, micro_batch: int, slot: str, *, early: bool = False
     ) -> list[Mark]:
         """Post one end of a message; an early one waits for nothing that is computed."""
-        if not slot:
-            return []
         key = (slot, early)
         if key not in self._templates:
             emit = self._emitter()
@@ -83,44 +84,73 @@ class Messages:
         order: list[tuple[Pass, int]],
         place: Callable[[Pass], None],
     ) -> None:
-        """Place the passes of `order` (pass, model chunk) with the messages between them."""
-        first, part = order[0]
-        arrived = self._post(
-            builder, first.micro_batch, self.receives(first, part), early=self._async
-        )
-        for i, (item, part) in enumerate(order):
-            following = order[i + 1] if i + 1 < len(order) else None
-            ahead: list[Mark] = []
-            if self._async and following:
-                slot = self.receives(*following)
-                ahead = self._post(builder, following[0].micro_batch, slot, early=True)
-            builder.wait(arrived)
-            if arrived and self._free_sends and not self._async:
-                builder.host_wait(arrived)
-            elif arrived and not self._async:
-                builder.synchronize()
-            place(item)
-            send = self.sends(item, part)
+        """Place the passes of `order` (pass, model chunk) with the messages between them.
+
+        Passes that are played together wait for the inputs of all, and send when all are done.
+        """
+        turns = _together(order)
+        arrived = self._post_all(builder, self._inputs(turns[0]), early=self._async)
+        for turn, following in zip(turns, [*turns[1:], ()], strict=True):
+            wanted = self._inputs(following)
+            ahead = self._post_all(builder, wanted, early=True) if self._async else []
+            if arrived:
+                builder.wait(arrived)
+                if self._free_sends and not self._async:
+                    builder.host_wait(arrived)
+                elif not self._async:
+                    builder.synchronize()
+            for item, _ in turn:
+                place(item)
+            made = self._results(turn)
             if self._async:
-                self._post(builder, item.micro_batch, send)
+                self._post_all(builder, made)
                 arrived = ahead
             else:
-                arrived = self._exchange(builder, item, send, following)
+                turns_round = bool(following) and following[0][0].kind != turn[-1][0].kind
+                arrived = self._exchange(builder, made, wanted, turns_round=turns_round)
+
+    def _inputs(self, turn: Turn) -> list[tuple[int, str]]:
+        """Micro-batches and slots of what a turn receives."""
+        ends = [(item.micro_batch, self.receives(item, part)) for item, part in turn]
+        return [end for end in ends if end[1]]
+
+    def _results(self, turn: Turn) -> list[tuple[int, str]]:
+        """Micro-batches and slots of what a turn sends."""
+        ends = [(item.micro_batch, self.sends(item, part)) for item, part in turn]
+        return [end for end in ends if end[1]]
+
+    def _post_all(
+        self, builder: ProgramBuilder, ends: list[tuple[int, str]], *, early: bool = False
+    ) -> list[Mark]:
+        marks: list[Mark] = []
+        for micro_batch, slot in ends:
+            marks += self._post(builder, micro_batch, slot, early=early)
+        return marks
 
     def _exchange(
         self,
         builder: ProgramBuilder,
-        item: Pass,
-        send: str,
-        following: tuple[Pass, int] | None,
+        made: list[tuple[int, str]],
+        wanted: list[tuple[int, str]],
+        *,
+        turns_round: bool,
     ) -> list[Mark]:
-        """Send a pass's result and receive the next one's input, paired where Megatron-LM does."""
-        receive = self.receives(*following) if following else ""
-        turns = following is not None and following[0].kind != item.kind
-        paired = bool(send and receive and turns)
-        sent = self._post(builder, item.micro_batch, send)
+        """Send a turn's results and receive the next one's input, paired where Megatron-LM does."""
+        paired = bool(made and wanted and turns_round)
+        sent = self._post_all(builder, made)
         if sent and not paired and not self._free_sends:
             builder.wait(sent)
             builder.synchronize()
-        received = self._post(builder, following[0].micro_batch, receive) if following else []
+        received = self._post_all(builder, wanted)
         return [*sent, *received] if paired and not self._free_sends else received
+
+
+def _together(order: Turn) -> list[list[tuple[Pass, int]]]:
+    """Cut an order into turns: a pass, or a forward and a backward pass that are joined."""
+    turns: list[list[tuple[Pass, int]]] = []
+    for entry in order:
+        if entry[0].kind == "joined":
+            turns[-1].append(entry)
+        else:
+            turns.append([entry])
+    return turns

@@ -15,7 +15,7 @@ from desim.models.optimizer import (
     zero_gradients_op,
 )
 from desim.plan.buckets import GradientWidth, gathered, make_buckets, reduce_bucket
-from desim.plan.schedules import FOLDED_BACK, SPLIT
+from desim.plan.schedules import layout_of
 from desim.plan.tables import LANE
 from desim.plan.template import START
 
@@ -179,6 +179,7 @@ class StepEnds:
         emit = context.emitter()
         emit.phase = "gradients"
         self._norm_gradients(emit)
+        self._mirrored(emit)
         self._tied_embeddings(emit)
         self._reduced_back(emit)
         precision = context.scenario.workload.precision
@@ -258,12 +259,22 @@ class StepEnds:
         emit.wait(emit.collective(comm))
         emit.kernel(copy)
 
+    def _mirrored(self, emit: Emitter) -> None:
+        """Add up the gradients of the two stages that hold the same parts (DualPipe).
+
+        Each rank exchanges what the reduction over data-parallel ranks has left it with.
+        """
+        if layout_of(self._policies).mirrored:
+            held = sum(parameters / shards for parameters, shards in self._parts)
+            comm = Comm("mirror", "all_reduce", held * self._context.reduced_bytes, "two ways")
+            emit.wait(emit.collective(comm, lane="dp"))
+
     def _tied_embeddings(self, emit: Emitter) -> None:
         model = self._context.scenario.workload.model
         ends = (0, self._stages - 1)
         if model.family != "transformer" or not model.tied_embeddings or self._stages == 1:
             return
-        if self._policies.schedule in FOLDED_BACK:
+        if layout_of(self._policies).folded_back:
             return  # both ends are on the first stage and share the table
         if self._context.scenario.workload.adapters is not None:
             return
@@ -307,5 +318,7 @@ def clean_cut(context: Context) -> bool:
 def post_validated(context: Context) -> bool:
     """Whether stages update their parameters before the norm of all gradients is known."""
     policies = context.scenario.policies
-    split = policies.schedule in SPLIT
-    return split and policies.post_validation and policies.gradient_clipping
+    chosen = policies.post_validation
+    wanted = policies.schedule.startswith("zb_") if chosen == "auto" else chosen
+    piped = context.scenario.parallel.pipeline > 1
+    return wanted and piped and policies.gradient_clipping
