@@ -11,7 +11,32 @@ A scenario in, a result out:
     result.write("traces_out/mine")
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from desim.api import Result, load, run
 from desim.errors import DeadlockError, DesimError, Mistake, SpecError
 
-__all__ = ["DeadlockError", "DesimError", "Mistake", "Result", "SpecError", "load", "run"]
+if TYPE_CHECKING:
+    from desim.study.compare import compare
+
+__all__ = [
+    "DeadlockError",
+    "DesimError",
+    "Mistake",
+    "Result",
+    "SpecError",
+    "compare",
+    "load",
+    "run",
+]
+
+#: What a single run does not need is imported once it is asked for.
+_LATER = {"compare": "desim.study.compare"}
+
+
+def __getattr__(name: str) -> Any:
+    """Return what is imported only when it is used (PEP 562)."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'desim' has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

@@ -29,7 +29,8 @@ python -m desim SCENARIO [options]         play a scenario and write its results
        python -m desim check SCENARIO [options]   validate it; mesh, parameters, memory estimate
        python -m desim list [KIND]                what scenarios can name
        python -m desim validate FILE.csv [...]    compare with measurements
-       python -m desim calibrate [...]            measure this machine's GPU, fit its device"""
+       python -m desim calibrate [...]            measure this machine's GPU, fit its device
+       python -m desim compare SCENARIO [...]     what differs between variants, and why"""
 _CODES = "exit codes: 0 done, 1 a fault of desim's, 2 a mistake in what was given, 130 interrupted"
 
 
@@ -39,7 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: a fault of desim's; 2: a mistake of the user's; 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"check": _check, "list": _list, "validate": _validate, "calibrate": _calibrate}
+    commands = {
+        "check": _check,
+        "list": _list,
+        "validate": _validate,
+        "calibrate": _calibrate,
+        "compare": _compare,
+    }
     try:
         if given and given[0] in commands:
             return commands[given[0]](given[1:])
@@ -316,4 +323,20 @@ def _calibrate(given: Sequence[str]) -> int:
         return _cannot_write(error)
     if not options.quiet:
         print(text, end="")
+    return OK
+
+
+def _compare(given: Sequence[str]) -> int:
+    from desim.study.compare_options import compare_parser
+
+    options = compare_parser(_CODES).parse_args(given)
+    from desim.study.compare_command import compare_command
+
+    try:
+        text, warnings = compare_command(vars(options), show=sys.stderr.isatty())
+    except OSError as error:
+        return _cannot_write(error)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(text, end="")
     return OK

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
 import desim
+from tests.cli.conftest import shell
 
 SCENARIO = Path(__file__).resolve().parents[1] / "scenarios" / "llama70b_2048.yaml"
 
@@ -35,3 +37,15 @@ def test_the_cost_follows_the_kinds_of_ranks() -> None:
     assert large["rank_classes"] == small["rank_classes"] == 8
     assert large["step_time_s"] == pytest.approx(small["step_time_s"], rel=0.1)
     assert small["tasks"] >= 60_000
+
+
+def test_eight_variants_are_compared_within_the_time_of_two_cores(tmp_path: Path) -> None:
+    """15 s on two cores, page and trace included: 30 s of their time."""
+    vary = ("policies.schedule=1f1b,gpipe,zb_h1,zb_1p", "policies.overlap.tensor=none,megatron")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    said = shell("compare", SCENARIO, *(f"--vary={axis}" for axis in vary), cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert said.code == 0
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
+    page = tmp_path / "traces_out" / "compare_llama70b_2048" / "compare.html"
+    assert page.stat().st_size < 12e6

@@ -12,6 +12,8 @@ from desim.analyze.accounting import CATEGORIES
 from desim.plan.schedules import AUTOMATIC, SCHEDULES
 from desim.report import results
 from desim.spec.scenario import Scenario
+from desim.study import compare as comparing
+from desim.study.compare_options import compare_parser
 from tests.cli.conftest import ROOT, TINY
 
 #: Promised to other tools.
@@ -38,7 +40,7 @@ SAMPLES = {"samples_per_s", "samples_per_s_per_device"}
 
 def test_names_of_the_package() -> None:
     assert desim.__all__ == [
-        "DeadlockError", "DesimError", "Mistake", "Result", "SpecError", "load", "run",
+        "DeadlockError", "DesimError", "Mistake", "Result", "SpecError", "compare", "load", "run",
     ]  # fmt: skip
     assert all(hasattr(desim, name) for name in desim.__all__)
 
@@ -46,6 +48,7 @@ def test_names_of_the_package() -> None:
 def test_signatures() -> None:
     assert list(inspect.signature(desim.load).parameters) == ["source", "overrides"]
     assert list(inspect.signature(desim.run).parameters) == ["scenario", "watch"]
+    assert list(inspect.signature(desim.compare).parameters) == ["scenarios", "processes"]
     public = {name for name in dir(desim.Result) if not name.startswith("_")}
     fields = set(desim.Result.__dataclass_fields__)
     assert fields == {"scenario", "record", "summary", "notes"}
@@ -74,6 +77,9 @@ def test_options_of_the_command_line() -> None:
         "-h", "--help",
     }  # fmt: skip
     assert options(cli.collectives_parser()) == {"file", "--gpu", "--system", "-h", "--help"}
+    assert options(compare_parser()) == {
+        "scenarios", "--vary", "--paired", "--retune", "--set", "--out", "--json", "-h", "--help",
+    }  # fmt: skip
     assert cli.LISTS == (
         "workloads", "devices", "fabrics", "systems", "schedules", "policies",
     )  # fmt: skip
@@ -84,6 +90,13 @@ def test_files_of_a_run() -> None:
     names = (results.SUMMARY, results.RESOLVED, results.TRACE, results.SPANS, results.REPORT)
     assert names == (
         "summary.json", "scenario.resolved.yaml", "trace.json.gz", "record.parquet", "report.html",
+    )  # fmt: skip
+
+
+def test_files_of_a_comparison() -> None:
+    names = (comparing.NUMBERS, comparing.TRACE, comparing.PAGE, comparing.RESOLVED)
+    assert names == (
+        "compare.json", "trace.json.gz", "compare.html", "variant_{}.resolved.yaml",
     )  # fmt: skip
 
 

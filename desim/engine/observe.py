@@ -57,6 +57,7 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
         details={
             "groups_across_stages": _across_stages(plan),
             "device_memory_bytes": plan.scenario.cluster.system.device.memory_bytes,
+            "class_of_rank": plan.folding.ranks.of,
         },
     )
 

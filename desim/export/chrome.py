@@ -6,12 +6,14 @@ integer nanoseconds before the duration is taken, spans on one thread nest or to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from desim.analyze.choose import class_label, drawn_classes
 from desim.analyze.distinct import distinct, distinct_labels
+from desim.export.carry import begin_together
 from desim.export.events import (
     flow_end,
     metadata,
@@ -24,7 +26,7 @@ from desim.export.files import write_aside
 from desim.export.gzip_stream import GzipStream
 from desim.export.lanes import host_of, passes_of
 from desim.export.titles import task_title
-from desim.export.tracks import counter_events
+from desim.export.tracks import LINKS_PID, counter_events
 from desim.record import LANES, PHASES
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ MAX_CLASSES = 32
 #: one of these numbers, since Perfetto takes a thread with its process's number for the main one.
 HOST_TID, PASSES_TID, FIRST_LANE_TID = 101, 102, 103
 _COMPUTE = LANES.index("compute")
+#: Process numbers and numbers of arrows that each of several records has to itself.
+_PIDS, _FLOWS = 2 * LINKS_PID, 10_000_000
 
 
 def write_trace(record: Record, path: Path | str, max_classes: int = MAX_CLASSES) -> None:
@@ -52,25 +56,61 @@ def write_trace(record: Record, path: Path | str, max_classes: int = MAX_CLASSES
     its own, named `wait`, before the span of the transfer. Two threads more show the passes with
     the layers in them, and the host.
     """
-    write_aside(path, lambda file: _write(record, file, drawn_classes(record, max_classes)))
+    chosen = drawn_classes(record, max_classes)
+    write_aside(path, lambda file: _write([_Part(record, chosen)], file))
 
 
-def _write(record: Record, file: IO[bytes], chosen: Sequence[int]) -> None:
+def write_traces(
+    named: Sequence[tuple[str, Record]], path: Path | str, max_classes: int = MAX_CLASSES
+) -> None:
+    """Write several records into one trace: a group of processes each, whose names begin with its.
+
+    Their measured steps begin at the same time. `max_classes` holds for all of them together.
+    """
+    each = max(1, max_classes // len(named))
+    records = begin_together([record for _, record in named])
+    parts = [
+        _Part(record, drawn_classes(record, each), f"{name}: ", number * _PIDS, number * _FLOWS)
+        for number, (record, (name, _)) in enumerate(zip(records, named, strict=True))
+    ]
+    write_aside(path, lambda file: _write(parts, file))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A record in a trace: the classes that are drawn, what its processes' names begin with.
+
+    Its processes are numbered from one more than `base`, its arrows from one more than `flows`.
+    """
+
+    record: Record
+    chosen: Sequence[int]
+    prefix: str = ""
+    base: int = 0
+    flows: int = 0
+
+
+def _write(parts: Sequence[_Part], file: IO[bytes]) -> None:
     with GzipStream(file) as stream:
         stream.write('{"displayTimeUnit":"ms","traceEvents":[\n')
-        spans = {}
-        for pid, index in enumerate(chosen, start=1):
-            spans[index] = record.spans_of(index)
-            stream.write(
-                _process_events(class_label(record, index), pid, spans[index])
-                + _host_events(record, spans[index], record.causes_of(index), pid)
-                + _pass_events(spans[index], pid)
-                + _span_events(record, spans[index], pid)
-            )
-        # A flow binds to the span before it in the file, so all spans come first.
-        stream.write(_flow_events(record, spans, {c: p for p, c in enumerate(chosen, start=1)}))
-        stream.write("".join(counter_events(record, chosen)))
+        for part in parts:
+            _write_part(part, stream)
         stream.write(metadata("process_labels", 1, 0, {"labels": "desim"})[:-2] + "\n]}\n")
+
+
+def _write_part(part: _Part, stream: GzipStream) -> None:
+    record, spans, pids = part.record, {}, {}
+    for pid, index in enumerate(part.chosen, start=part.base + 1):
+        spans[index], pids[index] = record.spans_of(index), pid
+        stream.write(
+            _process_events(part.prefix + class_label(record, index), pid, spans[index])
+            + _host_events(record, spans[index], record.causes_of(index), pid)
+            + _pass_events(spans[index], pid)
+            + _span_events(record, spans[index], pid)
+        )
+    # A flow binds to the span before it in the file, so all spans come first.
+    stream.write(_flow_events(record, spans, pids, part.flows))
+    stream.write("".join(counter_events(record, pids, part.base + LINKS_PID, part.prefix)))
 
 
 def lane_tid(lane: int) -> int:
@@ -173,10 +213,10 @@ def _heads(record: Record, spans: Spans, rows: Integers, pid: int) -> tuple[list
     return heads, waits
 
 
-def _flow_events(record: Record, spans: dict[int, Spans], pids: dict[int, int]) -> str:
-    """Return an arrow for each message whose two ends are drawn."""
+def _flow_events(record: Record, spans: dict[int, Spans], pids: dict[int, int], before: int) -> str:
+    """Return an arrow for each message whose two ends are drawn; `before` numbers are taken."""
     events = []
-    for number, flow in enumerate(record.flows, start=1):
+    for number, flow in enumerate(record.flows, start=before + 1):
         if flow.source_class not in pids or flow.target_class not in pids:
             continue
         source, target = spans[flow.source_class], spans[flow.target_class]

@@ -12,7 +12,7 @@ from desim.export.events import counter, metadata, rounded_ns
 from desim.export.titles import titled_links
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
     from desim.record import LinkClass, Memory, Record
 
@@ -22,17 +22,22 @@ LINKS_PID = 1000
 _MAX_SAMPLES, _MAX_LINK_SAMPLES = 4000, 400_000
 
 
-def counter_events(record: Record, chosen: Sequence[int]) -> Iterator[str]:
-    """Yield the counters' events as text, in the process of each drawn class and one for links."""
-    for pid, index in enumerate(chosen, start=1):
+def counter_events(
+    record: Record, pids: Mapping[int, int], links_pid: int = LINKS_PID, prefix: str = ""
+) -> Iterator[str]:
+    """Yield the counters' events as text, in the process of each drawn class and one for links.
+
+    `pids` are the processes of the drawn classes; `prefix` begins the name of the links' process.
+    """
+    for index, pid in pids.items():
         if index < len(record.memory):
             yield from _memory_events(record.memory[index], pid)
     links = list(titled_links(record))
     if links:
-        yield metadata("process_name", LINKS_PID, 0, {"name": "links"})
-        yield metadata("process_sort_index", LINKS_PID, 0, {"sort_index": LINKS_PID})
+        yield metadata("process_name", links_pid, 0, {"name": f"{prefix}links"})
+        yield metadata("process_sort_index", links_pid, 0, {"sort_index": links_pid})
     for title, link in links:
-        yield link_events(title, link, max(_MAX_LINK_SAMPLES // len(links), 1000))
+        yield link_events(title, link, max(_MAX_LINK_SAMPLES // len(links), 1000), links_pid)
 
 
 def _memory_events(memory: Memory, pid: int) -> Iterator[str]:
@@ -47,11 +52,11 @@ def _memory_events(memory: Memory, pid: int) -> Iterator[str]:
         yield counter(pid, "memory GiB", owner, row[changed], times[changed])
 
 
-def link_events(title: str, link: LinkClass, most: int) -> str:
+def link_events(title: str, link: LinkClass, most: int, pid: int = LINKS_PID) -> str:
     """Return the utilisation in percent: every change of it, or its mean in `most` equal times."""
     time_ps, share = link.time_ps, link.rate_bytes_per_s / link.capacity_bytes_per_s
     if len(time_ps) > most:
         edges = np.linspace(time_ps[0], time_ps[-1], most + 1)
         time_ps, share = edges.astype(np.int64), np.append(utilisation(link, edges), share[-1])
     changed = np.flatnonzero(np.append(True, share[1:] != share[:-1]))
-    return counter(LINKS_PID, title, "%", share[changed] * 100, rounded_ns(time_ps[changed]))
+    return counter(pid, title, "%", share[changed] * 100, rounded_ns(time_ps[changed]))

@@ -27,7 +27,7 @@ _BINS = 600
 _MIN_LABELLED = 0.022
 _MANY_BARS = 17
 GRID = "#e7eaee"
-_SPACED = {"ticks": "outside", "ticklen": 5, "tickcolor": "#ffffff"}
+SPACED = {"ticks": "outside", "ticklen": 5, "tickcolor": "#ffffff"}
 #: Left and right margin of every figure over time, so that their times stand above each other.
 LEFT, RIGHT = 196, 62
 
@@ -72,7 +72,7 @@ def time_share_figure(
         "margin": {"l": 84, "r": 36, "t": 36, "b": 46},
         "xaxis": {"range": [0, 100], "ticksuffix": " %", "gridcolor": GRID, "fixedrange": True,
                   "title": {"text": "share of GPU time in the step", "standoff": 8}},
-        "yaxis": {"fixedrange": True, **_SPACED, "tickfont": {"size": 12}},
+        "yaxis": {"fixedrange": True, **SPACED, "tickfont": {"size": 12}},
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "traceorder": "normal"},
     }  # fmt: skip
     return {"data": data, "layout": layout}
@@ -106,7 +106,7 @@ def link_figure(record: Record) -> Figure:
     layout = {
         "height": 88 + 21 * len(rows), "margin": {"l": LEFT, "r": RIGHT, "t": 42, "b": 46},
         "xaxis": {**time_axis((finish - begin) / 1e12), "showgrid": False},
-        "yaxis": {"fixedrange": True, **_SPACED, "tickfont": {"size": 11}},
+        "yaxis": {"fixedrange": True, **SPACED, "tickfont": {"size": 11}},
         "annotations": [*means, head],
     }  # fmt: skip
     return {"data": [figure] if rows else [], "layout": layout}
@@ -146,7 +146,7 @@ def ranked_figure(
     texts = [f"{show(time_s, 's', 3)} ({100 * time_s / whole_s:.1f} %)" for _, time_s, _ in shown]
     largest = max((time_s for _, time_s, _ in shown), default=0.0)
     data = [{
-        "type": "bar", "orientation": "h", "y": [_shortened(bar[0]) for bar in shown],
+        "type": "bar", "orientation": "h", "y": [shortened(bar[0]) for bar in shown],
         "x": [100 * bar[1] / whole_s for bar in shown],
         "marker": {"color": [bar[2] for bar in shown]}, "text": texts,
         "textposition": "outside", "cliponaxis": False, "textfont": {"size": 11},
@@ -159,10 +159,11 @@ def ranked_figure(
         # A third of the width is left for the text beside the longest bar.
         "xaxis": {"title": {"text": "share of the step", "standoff": 8}, "gridcolor": GRID,
                   "fixedrange": True, "ticksuffix": " %", "range": [0, 140 * largest / whole_s]},
-        "yaxis": {"automargin": True, "fixedrange": True, **_SPACED},
+        "yaxis": {"automargin": True, "fixedrange": True, **SPACED},
     }  # fmt: skip
     return {"data": data if shown else [], "layout": layout}
 
 
-def _shortened(text: str, length: int = 44) -> str:
+def shortened(text: str, length: int = 44) -> str:
+    """Return text that has room beside a figure."""
     return text if len(text) <= length else text[: length - 3] + "..."

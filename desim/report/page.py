@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.util
-import json
-from importlib import resources
-from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +11,7 @@ from desim.analyze.links import measured_window_ps
 from desim.export.files import write_aside
 from desim.record import PS_PER_S
 from desim.report import palette
+from desim.report.assets import inline_json, plotly_source, resource, scripts
 from desim.report.cards import Card, cards, footer, subtitle
 from desim.report.figures import link_figure, ranked_figure, time_share_figure
 from desim.report.memory import memory_figures
@@ -22,6 +19,7 @@ from desim.report.timeline import packed_timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from desim.record import Record
 
@@ -36,7 +34,7 @@ def write_report(
     `summary` holds the keys of summary.json; `stage_time_share` and `compute_by_kind` are taken
     from the record where it lacks them.
     """
-    text = Template(_resource("page.html")).substitute(
+    text = Template(resource("page.html")).substitute(
         title=html.escape(str(summary.get("name", "desim run"))),
         subtitle=html.escape(subtitle(summary)),
         cards="".join(map(_card, cards(summary, record))),
@@ -44,32 +42,15 @@ def write_report(
             f'<div class="warning">{html.escape(str(warning))}</div>'
             for warning in summary.get("warnings", ())
         ),
-        categories=_categories(summary["time_share"]),
+        categories=category_words(summary["time_share"]),
         configuration=html.escape(scenario_yaml),
         footer=html.escape(footer(summary)),
-        css=_resource("page.css"),
-        plotly=_plotly(),
-        data=_inline(_data(record, summary)),
-        script=_resource("timeline.js") + _resource("page.js").removeprefix('"use strict";\n'),
+        css=resource("page.css"),
+        plotly=plotly_source(),
+        data=inline_json(_data(record, summary)),
+        script=scripts("common.js", "timeline.js", "page.js"),
     )
     write_aside(path, text.encode())
-
-
-def _resource(name: str) -> str:
-    return resources.files("desim.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _plotly() -> str:
-    """Return plotly.js from the installed package, which need not be imported for it."""
-    spec = importlib.util.find_spec("plotly")
-    assert spec is not None
-    assert spec.origin is not None
-    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-
-
-def _inline(data: Mapping[str, Any]) -> str:
-    """Return JSON that cannot end the script element that holds it."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
 
 
 def _card(card: Card) -> str:
@@ -82,7 +63,7 @@ def _card(card: Card) -> str:
     )
 
 
-def _categories(shares: Mapping[str, float]) -> str:
+def category_words(shares: Mapping[str, float]) -> str:
     """Return what the categories mean that took any time, as markup."""
     taken = [category for category, share in shares.items() if share > 0]
     meanings = {palette.words(c): palette.CATEGORIES[c].meaning for c in taken}

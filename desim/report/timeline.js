@@ -53,12 +53,12 @@ class Timeline {
   }
 
   // Few rows are drawn taller, so that one rank is not a thin strip.
-  placeRows() {
+  placeRows(top = 0) {
     const lanes = byId("show_lanes").checked;
     this.shown = this.rows.filter((row) => lanes || row.lane === "compute");
     const computes = this.shown.filter((row) => row.lane === "compute").length;
     const room = Math.max(1, Math.min(2, 3 / Math.max(1, computes)));
-    let at = 0, previous = null;
+    let at = top, previous = null;
     for (const row of this.shown) {
       if (previous !== null && row.class !== previous) at += lanes ? 8 : 2;
       row.height = Math.round(room * (row.lane === "compute" ? 24 : 12));

@@ -53,16 +53,21 @@ class _Drawn:
     layer: NDArray[np.int64]
 
 
-def packed_timeline(record: Record) -> dict[str, Any]:
+def packed_timeline(
+    record: Record, chosen: Sequence[int] | None = None, most_spans: int | None = None
+) -> dict[str, Any]:
     """Return rows, labels and the packed columns of the timeline, ready for JSON.
 
-    `path` holds the critical path: (class, start, end) in seconds of the simulation.
+    `chosen` are the rank classes to draw, `most_spans` how many spans there is room for before
+    neighbours are joined. `path` holds the critical path: (class, start, end) in seconds of the
+    simulation.
     """
-    chosen = drawn_classes(record, MAX_CLASSES)
+    if chosen is None:
+        chosen = drawn_classes(record, MAX_CLASSES)
     labels: list[dict[str, Any]] = []
     drawn = [_of_class(record, record.spans_of(index), labels) for index in chosen]
     for same in (("layer",), ()):
-        if sum(len(one.row) for one in drawn) > MAX_SPANS:
+        if sum(len(one.row) for one in drawn) > (most_spans or MAX_SPANS):
             drawn = [_coarsened(one, labels, by_layer=bool(same)) for one in drawn]
     rows = []
     offset = 0

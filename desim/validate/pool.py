@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import active_children
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -69,9 +71,12 @@ class Pool(Generic[T, R]):
         again: list[int] = []
         pending: dict[Future[R], int] = {}
         broken = False
-        with ProcessPoolExecutor(
-            processes, initializer=_limit_memory, initargs=(processes,)
-        ) as pool:
+        with (
+            ProcessPoolExecutor(
+                processes, initializer=_limit_memory, initargs=(processes,)
+            ) as pool,
+            _ended_with_this_one(),
+        ):
             while pending or (order and not broken):
                 while order and len(pending) < processes and not broken:
                     try:
@@ -89,6 +94,18 @@ class Pool(Generic[T, R]):
                     else:
                         keep(number, result[0])
         return again
+
+
+@contextmanager
+def _ended_with_this_one() -> Iterator[None]:
+    """End the processes started inside when the work is interrupted: a pool would wait for them."""
+    before = set(active_children())
+    try:
+        yield
+    except BaseException:
+        for child in set(active_children()) - before:
+            child.terminate()
+        raise
 
 
 def _result(future: Future[R]) -> tuple[R] | None:

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What depends on the machine: the time that the simulation itself took.
-_MEASURED = re.compile(r"(events in )[0-9.]+( s)")
+_MEASURED = re.compile(r"((?:events|variants) in )[0-9.]+( s)")
 
 
 @dataclass(frozen=True)

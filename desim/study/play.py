@@ -1,0 +1,143 @@
+"""Variants played in processes: what each sends back, and why one came to nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from desim.analyze.links import measured_window_ps
+from desim.api import run
+from desim.errors import DeadlockError, Mistake, SpecError
+from desim.export.carry import carried
+from desim.plan.mesh import build_mesh
+from desim.record import PS_PER_S
+from desim.report.comparison_page import Drawn
+from desim.report.timeline import MAX_SPANS, packed_timeline
+from desim.spec.scenario import SlowDevice
+from desim.validate.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from desim.record import Record
+    from desim.spec.scenario import Scenario
+
+#: Ranks on the page and in the trace, of all variants together.
+_PAGE_RANKS, _TRACE_RANKS = 16, 32
+_NO_MEMORY = Mistake("", "this machine has too little memory to play it")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A scenario to be played; what is drawn of it: ranks, and room for so many spans."""
+
+    scenario: Scenario
+    page_ranks: tuple[int, ...] = ()
+    trace_ranks: tuple[int, ...] = ()
+    most_spans: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a scenario came to: its summary and what is drawn.
+
+    Or why it came to nothing: `mistakes`, or `deadlock` where its program cannot finish.
+    """
+
+    summary: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    drawn: Drawn | None = None
+    record: Record | None = None
+    mistakes: tuple[Mistake, ...] = ()
+    deadlock: str = ""
+
+
+def tasks_of(scenarios: Sequence[Scenario], *, draw: bool) -> list[Task]:
+    """Return the tasks of variants, which draw the same ranks in so far as they have them."""
+    if not draw:
+        return [Task(scenario) for scenario in scenarios]
+    number = len(scenarios)
+    page, trace = (
+        shown_ranks(scenarios, max(1, most // number)) for most in (_PAGE_RANKS, _TRACE_RANKS)
+    )
+    return [
+        Task(
+            scenario,
+            tuple(rank for rank in page if rank < scenario.cluster.devices),
+            tuple(rank for rank in trace if rank < scenario.cluster.devices),
+            2 * MAX_SPANS // number,
+        )
+        for scenario in scenarios
+    ]
+
+
+def shown_ranks(scenarios: Sequence[Scenario], most: int) -> list[int]:
+    """Return ranks that show what variants do: a rank of every stage of the first, slow devices.
+
+    Where there are more than `most` stages, they are evenly spread.
+    """
+    mesh = build_mesh(scenarios[0].parallel)
+    stage = mesh.coordinate("pp")
+    firsts = [int(np.flatnonzero(stage == number)[0]) for number in range(mesh.sizes["pp"])]
+    slow = {d.device for one in scenarios for d in one.disturb if isinstance(d, SlowDevice)}
+    room = max(1, most - len(slow))
+    chosen = np.unique(np.linspace(0, len(firsts) - 1, min(room, len(firsts))).round().astype(int))
+    return sorted({firsts[i] for i in chosen.tolist()} | set(sorted(slow)[: most - 1]))
+
+
+def all_cores() -> int:
+    """Return how many processes may run at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def play_all(
+    tasks: Sequence[Task],
+    processes: int,
+    begin: Callable[[str, float], None],
+    done: Callable[[float], None],
+) -> list[Outcome]:
+    """Play variants in processes; `begin` and `done` are told how far it is."""
+    begin(f"playing {len(tasks)} variants", float(len(tasks)))
+    pool: Pool[Task, Outcome] = Pool(processes, play, _lost, _hungry)
+    return pool.map(tasks, lambda _: 1.0, done)
+
+
+def play(task: Task) -> Outcome:
+    """Play one variant; what is wrong with it is in what is returned."""
+    try:
+        result = run(task.scenario)
+        drawn, record = None, None
+        if task.page_ranks:
+            drawn = _drawn(result.record, task)
+            record = carried(result.record, _classes(result.record, task.trace_ranks))
+    except SpecError as error:
+        return Outcome(mistakes=error.mistakes)
+    except DeadlockError as error:
+        return Outcome(deadlock=str(error))
+    except MemoryError:
+        return Outcome(mistakes=(_NO_MEMORY,))
+    return Outcome(result.summary, result.notes, drawn, record)
+
+
+def _drawn(record: Record, task: Task) -> Drawn:
+    begin, finish = measured_window_ps(record)
+    packed = packed_timeline(record, _classes(record, task.page_ranks), task.most_spans)
+    return Drawn(packed, begin / PS_PER_S, (finish - begin) / PS_PER_S)
+
+
+def _classes(record: Record, ranks: Sequence[int]) -> list[int]:
+    """Return the classes of ranks, by stage and rank as they are drawn elsewhere."""
+    found = {int(record.details["class_of_rank"][rank]) for rank in ranks}
+    classes = record.classes
+    return sorted(found, key=lambda i: (classes[i].stage, classes[i].representative))
+
+
+def _lost(task: Task) -> Outcome:
+    return Outcome(mistakes=(Mistake("", "its process died while it was played"),))
+
+
+def _hungry(outcome: Outcome) -> bool:
+    return _NO_MEMORY in outcome.mistakes
