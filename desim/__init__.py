@@ -11,7 +11,22 @@ A scenario in, a result out:
     result.write("traces_out/mine")
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from desim.api import Result, load, run
 from desim.errors import DeadlockError, DesimError, Mistake, SpecError
 
-__all__ = ["DeadlockError", "DesimError", "Mistake", "Result", "SpecError", "load", "run"]
+if TYPE_CHECKING:
+    from desim.study.sweep import sweep
+
+__all__ = ["DeadlockError", "DesimError", "Mistake", "Result", "SpecError", "load", "run", "sweep"]
+
+#: Name -> module that it is taken from when it is first asked for, so that a run does not pay.
+_LATER = {"sweep": "desim.study.sweep"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'desim' has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

@@ -69,6 +69,15 @@ def run(
     return Result(scenario, record, summary, (*notes, *plan.notes))
 
 
+def summary(scenario: Scenario) -> dict[str, Any]:
+    """Return the summary of a scenario's run, without what only timeline and page need.
+
+    It is `run(scenario).summary`, but for what was spent on it (`events`, `simulate_wall_s`).
+    Raises as `run` does.
+    """
+    return run(scenario).summary
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """What is compared with measurements: step time, and peak memory of the fullest rank."""

@@ -29,7 +29,8 @@ python -m desim SCENARIO [options]         play a scenario and write its results
        python -m desim check SCENARIO [options]   validate it; mesh, parameters, memory estimate
        python -m desim list [KIND]                what scenarios can name
        python -m desim validate FILE.csv [...]    compare with measurements
-       python -m desim calibrate [...]            measure this machine's GPU, fit its device"""
+       python -m desim calibrate [...]            measure this machine's GPU, fit its device
+       python -m desim sweep STUDY.yaml [...]     play every point of a study"""
 _CODES = "exit codes: 0 done, 1 a fault of desim's, 2 a mistake in what was given, 130 interrupted"
 
 
@@ -39,7 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: a fault of desim's; 2: a mistake of the user's; 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"check": _check, "list": _list, "validate": _validate, "calibrate": _calibrate}
+    commands = {
+        "check": _check,
+        "list": _list,
+        "validate": _validate,
+        "calibrate": _calibrate,
+        "sweep": _sweep,
+    }
     try:
         if given and given[0] in commands:
             return commands[given[0]](given[1:])
@@ -317,3 +324,25 @@ def _calibrate(given: Sequence[str]) -> int:
     if not options.quiet:
         print(text, end="")
     return OK
+
+
+def _sweep(given: Sequence[str]) -> int:
+    from desim.study.sweep_options import sweep_parser
+
+    options = sweep_parser().parse_args(given)
+    from desim.study.command import CannotWriteError, Interrupted, sweep_command
+
+    try:
+        text, any_played = sweep_command(
+            vars(options), show=sys.stderr.isatty() and not options.quiet
+        )
+    except CannotWriteError as error:
+        code = _cannot_write(error)
+        print(f"desim: {error.kept}", file=sys.stderr)
+        return code
+    except Interrupted as stop:
+        print(f"\ndesim: interrupted; {stop}", file=sys.stderr)
+        return INTERRUPTED
+    if not options.quiet:
+        print(text, end="")
+    return OK if any_played else YOURS

@@ -1,0 +1,1 @@
+"""Studies: many scenarios side by side, and what differs between them."""
