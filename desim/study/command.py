@@ -68,11 +68,8 @@ def sweep_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, bool]
 
 def _kept_message(folder: Path) -> str:
     """Say how many finished points a folder holds, and how to go on from them."""
-    try:
-        lines = (folder / JOURNAL).read_bytes().count(b"\n")
-    except OSError:
-        lines = 0
-    count = max(lines - 1, 0)
+    file = folder / JOURNAL
+    count = max(file.read_bytes().count(b"\n") - 1, 0) if file.is_file() else 0
     points = "1 finished point is" if count == 1 else f"{count:,} finished points are"
     return f"{points} kept in {folder}; the same command with --resume goes on"
 
@@ -101,6 +98,10 @@ def _closing(swept: Swept, where: Where, took_s: float, written: list[str]) -> s
     on = processes if where.cluster is None else f"the cluster {where.cluster}"
     before = f", {swept.kept:,} were there before" if swept.kept else ""
     return (
-        f"{swept.played:,} scenarios played in {took_s:.0f} s on {on}{before}\n"
+        f"{_played(swept.played)} played in {took_s:.0f} s on {on}{before}\n"
         f"written to {where.folder}: {', '.join(written)}\n"
     )
+
+
+def _played(count: int) -> str:
+    return "1 scenario" if count == 1 else f"{count:,} scenarios"

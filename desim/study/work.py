@@ -132,9 +132,9 @@ def hungry(finished: Finished) -> bool:
 
 
 def _first_mistake(error: SpecError) -> str:
-    """The first mistake without the place at which the value of an axis was put in."""
+    """The first mistake, without its file: rows are the same wherever the study lies."""
     first, *more = error.mistakes
-    text = str(replace(first, file="", line=0) if first.file.startswith("--set") else first)
+    text = str(replace(first, file="", line=0))
     return f"{text} (and {len(more)} more)" if more else text
 
 
