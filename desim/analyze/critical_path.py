@@ -7,8 +7,7 @@ the host had issued it by the host, back to where the host itself had to wait.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 _OPTIMIZER = PHASES.index("optimizer")
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A stretch of the critical path: `task` ran (or was being launched) in it."""
 
     category: str
@@ -33,23 +31,24 @@ class Link:
 
 
 class _Class:
-    """The spans and causes of one rank class as lists, which a walk reads faster than arrays."""
+    """The spans and causes of one rank class as views: items of a view are plain numbers."""
 
     def __init__(self, record: Record, number: int) -> None:
         spans, causes = record.spans_of(number), record.causes_of(number)
-        self.lane = spans.lane.tolist()
-        self.phase = spans.phase.tolist()
-        self.name = spans.name.tolist()
-        self.group = spans.group.tolist()
-        self.ready = spans.ready_ps.tolist()
-        self.start = spans.start_ps.tolist()
-        self.end = spans.end_ps.tolist()
-        self.alone = spans.alone_ps.tolist()
-        self.before = causes.before.tolist()
-        self.first = causes.first.tolist()
-        self.waited = causes.waited.tolist()
-        self.released = causes.released_ps.tolist()
-        self.releaser = causes.releaser.tolist()
+        self.ends = spans.end_ps
+        self.lane = spans.lane.data
+        self.phase = spans.phase.data
+        self.name = spans.name.data
+        self.group = spans.group.data
+        self.ready = spans.ready_ps.data
+        self.start = spans.start_ps.data
+        self.end = spans.end_ps.data
+        self.alone = spans.alone_ps.data
+        self.before = causes.before.data
+        self.first = causes.first.data
+        self.waited = causes.waited.data
+        self.released = causes.released_ps.data
+        self.releaser = causes.releaser.data
 
 
 def critical_path(record: Record) -> list[Link]:
@@ -83,10 +82,8 @@ class _Walk:
         record = self._record
         number = max(range(len(record.classes)), key=lambda c: record.classes[c].window_ps[1])
         self._begin, finish = record.classes[number].window_ps
-        spans = self._spans(number)
-        at = max(
-            (i for i, end in enumerate(spans.end) if end <= finish), key=lambda i: spans.end[i]
-        )
+        ends = self._spans(number).ends
+        at = int(np.where(ends <= finish, ends, -1).argmax())
         where: tuple[int, int] | None = (number, at)
         while where is not None and self._spans(where[0]).end[where[1]] > self._begin:
             where = self._step(*where)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from desim.api import summary
+from desim.api import summary_of
 from desim.errors import DeadlockError, SpecError
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 NO_MEMORY = "this machine has too little memory to play it"
 LOST = "its process died while it was played"
-#: Not the point's own: the name of all of them, and what this machine took.
-_LEFT_OUT = ("name", "simulate_wall_s")
+#: Not the point's own: the name of all of them, and what was spent on it.
+_LEFT_OUT = ("name", "events", "simulate_wall_s")
 #: What stands for the name in the key of a scenario: names change nothing.
 _NAME = "point"
 
@@ -74,7 +74,7 @@ def play(scenario: Scenario) -> Finished:
     collecting = gc.isenabled()
     gc.disable()  # a run makes millions of objects and no cycles to speak of
     try:
-        return Finished(scalars(summary(scenario)))
+        return Finished(scalars(summary_of(scenario)))
     except SpecError as error:
         return Finished({}, _first_mistake(error))
     except DeadlockError as error:

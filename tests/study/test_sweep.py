@@ -32,9 +32,9 @@ def journal(folder: str) -> list[str]:
 
 @pytest.fixture
 def long_study(study_file: Path) -> Path:
-    """The study with 8 seeds for each of its points: 96 that can be played."""
+    """The study with 4 seeds for each of its points: 48 that can be played."""
     text = study_file.read_text().replace(
-        "axes:\n", "axes:\n  run.seed: {from: 1, to: 8, step: 1}\n"
+        "axes:\n", "axes:\n  run.seed: {from: 1, to: 4, step: 1}\n"
     )
     study_file.write_text(text)
     return study_file
@@ -158,12 +158,12 @@ def test_killed_in_the_middle_nothing_finished_is_lost(
     whole = cli("sweep", long_study, "--out", "whole")
     assert whole.code == 0
     process = started(str(long_study), "--out", "cut", "--jobs", jobs)
-    wait_for_points("cut", 20)
+    wait_for_points("cut", 10)
     workers = children(process)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     before = journal("cut")
-    assert 20 <= len(before) - 1 < 96
+    assert 10 <= len(before) - 1 < 48
     for _ in range(100):  # none of its processes is left waiting for work
         if not any(Path(f"/proc/{pid}").exists() for pid in workers):
             break
@@ -178,7 +178,7 @@ def test_killed_in_the_middle_nothing_finished_is_lost(
 def test_a_lost_worker_costs_no_point(long_study: Path, cli: Cli) -> None:
     cli("sweep", long_study, "--out", "whole")
     process = started(str(long_study), "--out", "cut", "--jobs", "2")
-    wait_for_points("cut", 20)
+    wait_for_points("cut", 10)
     os.kill(children(process)[-1], signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -187,7 +187,7 @@ def test_a_lost_worker_costs_no_point(long_study: Path, cli: Cli) -> None:
 
 def test_ctrl_c_keeps_finished_points_and_says_how_to_go_on(long_study: Path) -> None:
     process = started(str(long_study), "--out", "cut", "--jobs", "2")
-    wait_for_points("cut", 20)
+    wait_for_points("cut", 10)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
