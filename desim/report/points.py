@@ -15,17 +15,22 @@ class Points:
     """Rows of points with what is looked for.
 
     `costs` are smaller the better a point is (infinite: it has none), `meets` says which meet all
-    constraints. `objective` names the scalar, `looked_for` says in words what is best.
+    constraints. `objective` names the scalar, of which the largest is best where `maximise`.
     """
 
     name: str
     axes: tuple[str, ...]
     rows: Sequence[Mapping[str, Any]]
     objective: str
-    looked_for: str
+    maximise: bool
     constraints: tuple[str, ...]
     costs: Sequence[float]
     meets: Sequence[bool]
+
+    @property
+    def looked_for(self) -> str:
+        """What is best, in words."""
+        return f"{'largest' if self.maximise else 'smallest'} {self.objective}"
 
     @property
     def ranked(self) -> list[int]:

@@ -39,7 +39,7 @@ function heatFigure(heat, across, up) {
   const count = across.values.length * up.values.length;
   return {
     data: [{type: "heatmap", x: across.values, y: up.values, z: shown, xgap: 2, ygap: 2,
-      colorscale: scale, texttemplate: count <= 150 ? "%{z:.4g}" : "",
+      colorscale: scale, reversescale: heat.maximise, texttemplate: count <= 150 ? "%{z:.4g}" : "",
       colorbar: {title: {text: heat.objective, side: "right"}, thickness: 10, outlinewidth: 0},
       hovertemplate: `${across.name} %{x}<br>${up.name} %{y}<br>${heat.objective} %{z:.6g}` +
         "<extra></extra>"}],

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     Figure = dict[str, Any]
 
 _BEST, _GOOD, _OUT = "#0f7f5c", "#2f6db3", "#cdd3da"
-_SCALE = [[0, "#0b2a4d"], [0.5, "#3f86c7"], [1, "#f3f5f8"]]
+#: From the best to the last point; the palest can still be seen as a line.
+_SCALE = [[0, "#0b2a4d"], [0.5, "#3f86c7"], [1, "#b9d3ec"]]
 #: What parallel coordinates show beside the axes and the objective.
 _BESIDE = (("step_time_s", "step (s)"), ("mfu", "MFU"))
 _MAX_LABEL = 20
@@ -52,6 +53,7 @@ def heat_data(points: Points, numbers: Sequence[int]) -> dict[str, Any]:
             for axis in names
         ],
         "objective": points.objective,
+        "maximise": points.maximise,
         "shown": [_number(points.rows[i].get(points.objective)) for i in numbers],
         "cost": [_number(points.costs[i]) for i in numbers],
         "meets": [bool(points.meets[i]) for i in numbers],
@@ -83,6 +85,7 @@ def parallel_figure(points: Points, numbers: Sequence[int]) -> Figure:
         dimensions.append({"label": points.objective, "values": own})
     colours = [_number(points.rows[i].get(points.objective)) for i in played]
     line = {"color": colours, "colorscale": _SCALE, "showscale": True,
+            "reversescale": points.maximise,
             "colorbar": {"title": {"text": points.objective, "side": "right"}, "thickness": 10,
                          "outlinewidth": 0}}  # fmt: skip
     data = [{"type": "parcoords", "dimensions": dimensions, "line": line}]

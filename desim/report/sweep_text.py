@@ -16,6 +16,8 @@ _BEST = 10
 _REASONS = 5
 _GIB = 2.0**30
 _WIDEST = 28
+#: Objectives that have a column of their own anyway.
+_SHOWN = ("step_time_s", "mfu")
 
 
 def sweep_text(points: Points) -> str:
@@ -63,14 +65,14 @@ def _table(points: Points, numbers: Sequence[int]) -> Iterator[str]:
 
 
 def _heads(points: Points) -> list[str]:
-    own = [] if points.objective == "step_time_s" else [points.objective]
-    return [*own, "step (s)", "to best", "MFU (%)", "memory (GiB)", "fits"]
+    own = [] if points.objective in _SHOWN else [points.objective]
+    return [*own, "step (s)", "behind best", "MFU (%)", "memory (GiB)", "fits"]
 
 
 def _values(points: Points, number: int, best: float) -> list[str]:
     row = points.rows[number]
-    own = [] if points.objective == "step_time_s" else [f"{row[points.objective]:.5g}"]
-    apart = f"{100 * (points.costs[number] - best) / abs(best):+.2f} %" if best else ""
+    own = [] if points.objective in _SHOWN else [f"{row[points.objective]:.5g}"]
+    apart = f"{100 * (points.costs[number] - best) / abs(best):.2f} %" if best else ""
     return [
         *own,
         f"{row['step_time_s']:.4f}",

@@ -83,7 +83,7 @@ def points_of(swept: Swept) -> Points:
         axes=tuple(axis.path for axis in study.axes),
         rows=rows,
         objective=study.objective.name,
-        looked_for=str(study.objective),
+        maximise=study.objective.maximise,
         constraints=tuple(map(str, study.constraints)),
         costs=[study.objective.cost(row) for row in rows],
         meets=[

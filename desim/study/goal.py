@@ -37,9 +37,6 @@ class Objective:
             return math.inf
         return -float(value) if self.maximise else float(value)
 
-    def __str__(self) -> str:
-        return f"{'largest' if self.maximise else 'smallest'} {self.name}"
-
 
 @dataclass(frozen=True, slots=True)
 class Constraint:

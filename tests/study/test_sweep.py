@@ -97,7 +97,7 @@ def test_the_best_point_stands_first(study_file: Path, cli: Cli) -> None:
     assert lines[head + 1].split()[:3] == ["tensor", "pipeline", "schedule"]
     first = lines[head + 2].split()
     assert first[:2] == [str(best["parallel.tensor"]), str(best["parallel.pipeline"])]
-    assert "+0.00 %" in lines[head + 2]
+    assert "  0.00 %" in lines[head + 2]
 
 
 def test_the_same_bytes_with_any_number_of_processes(study_file: Path, cli: Cli) -> None:
