@@ -68,6 +68,7 @@ def path_share(path: list[Link]) -> dict[str, float]:
 class _Walk:
     def __init__(self, record: Record) -> None:
         self._record = record
+        self._names = record.names
         self._loaded: dict[int, _Class] = {}
         self._path: list[Link] = []
         self._begin = 0
@@ -90,11 +91,13 @@ class _Walk:
         self._path.reverse()
         return self._path
 
-    def _add(self, category: str, number: int, at: int, start: int, end: int) -> None:
-        start = max(start, self._begin)
+    def _add(
+        self, category: str, spans: _Class, number: int, at: int, start: int, end: int
+    ) -> None:
+        if start < self._begin:
+            start = self._begin
         if end > start:
-            name = self._record.names[self._spans(number).name[at]]
-            self._path.append(Link(category, name, number, start, end))
+            self._path.append(Link(category, self._names[spans.name[at]], number, start, end))
 
     def _step(self, number: int, at: int) -> tuple[int, int] | None:
         """Add what ran at one span and return the span that it had waited for."""
@@ -102,12 +105,14 @@ class _Walk:
         start, end = spans.start[at], spans.end[at]
         lane = spans.lane[at]
         if lane == 0:
-            stretch = max(end - start - spans.alone[at], 0)
+            alone = start + spans.alone[at]
             own = "optimizer" if spans.phase[at] == _OPTIMIZER else "compute"
-            self._add("contention", number, at, end - stretch, end)
-            self._add(own, number, at, start, end - stretch)
+            if alone < end:
+                self._add("contention", spans, number, at, alone, end)
+                end = alone
+            self._add(own, spans, number, at, start, end)
         else:
-            self._add(EXPOSED[LANES[lane]], number, at, start, end)
+            self._add(EXPOSED[LANES[lane]], spans, number, at, start, end)
             if start > spans.ready[at]:
                 return self._latest(spans.group[at], start, end)
         return self._cause(number, at)
@@ -126,9 +131,13 @@ class _Walk:
         """The span whose end let this one begin; launch time in between is added."""
         spans = self._spans(number)
         ready = spans.ready[at]
-        for other in (spans.before[at], *spans.waited[spans.first[at] : spans.first[at + 1]]):
+        other = spans.before[at]
+        if other >= 0 and spans.end[other] == ready:
+            return number, other
+        for i in range(spans.first[at], spans.first[at + 1]):
+            other = spans.waited[i]
             if other >= 0 and spans.end[other] == ready:
                 return number, other
         released, releaser = spans.released[at], spans.releaser[at]
-        self._add("launch", number, at, released, ready)
+        self._add("launch", spans, number, at, released, ready)
         return (number, releaser) if releaser >= 0 else None
