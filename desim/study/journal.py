@@ -75,7 +75,7 @@ class Journal:
             return
         head, *entries = self.file.read_bytes().splitlines()
         self._require_ours(_parsed(head))
-        if not resume:
+        if entries and not resume:
             rule = f"holds {len(entries)} finished points of this study"
             hint = "--resume goes on from them; another --out starts afresh"
             raise SpecError([Mistake("--out", rule, str(self.file.parent), hint)])

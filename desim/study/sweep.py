@@ -21,6 +21,8 @@ from desim.study.work import Prepared, Task, hungry, lost, never, play_task, pre
 from desim.validate.pool import Pool
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pandas as pd
 
 _EACH = 1.0  # work of a point, in a unit of its own
@@ -167,7 +169,8 @@ def _play_points(swept: Swept, where: Where, journal: Journal | None, bar: Bar) 
     swept.finished = [known[p.key] if p.key else Finished({}, p.error) for p in prepared]
 
 
-def _play(tasks: list[Task], where: Where, keep: Any, bar: Bar) -> None:
+def _play(tasks: list[Task], where: Where, keep: Callable[[int, Finished], None], bar: Bar) -> None:
+    """Play points where the study is to be played; `keep` is told of each as it ends."""
     if where.cluster is not None and tasks:
         cluster = Cluster(where.cluster)
 

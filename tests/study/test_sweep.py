@@ -139,6 +139,13 @@ def test_resuming_from_nothing_just_starts(study_file: Path, cli: Cli) -> None:
     assert "12 were there before" in again.out
 
 
+def test_a_folder_without_finished_points_holds_nothing(study_file: Path, cli: Cli) -> None:
+    """As it is left where a sweep ended before its first point."""
+    Journal(Path("a"), "tiny", resume=False).close()
+    assert len(journal("a")) == 1
+    assert cli("sweep", study_file, "--out", "a").code == 0
+
+
 def test_equal_scenarios_are_played_once(study_file: Path, cli: Cli) -> None:
     """`data: auto` is the number that it stands for; names change nothing."""
     study_file.write_text(
