@@ -19,6 +19,7 @@ from desim.errors import DeadlockError, DesimError, Mistake, SpecError
 
 if TYPE_CHECKING:
     from desim.study.compare import compare
+    from desim.study.sweep import sweep
 
 __all__ = [
     "DeadlockError",
@@ -29,10 +30,11 @@ __all__ = [
     "compare",
     "load",
     "run",
+    "sweep",
 ]
 
 #: What a single run does not need is imported once it is asked for.
-_LATER = {"compare": "desim.study.compare"}
+_LATER = {"compare": "desim.study.compare", "sweep": "desim.study.sweep"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from desim.analyze.fit import savings
 from desim.analyze.memory import overflow_message, stage_peaks
 from desim.analyze.metrics import summarize
-from desim.engine.simulate import measure_folded, measure_step_ps, simulate
+from desim.engine.simulate import measure_folded, measure_step_ps, simulate, simulate_briefly
 from desim.plan.build import build_plan, build_programs, make_context
 from desim.plan.limits import require_countable
 from desim.plan.reserve import outside_bytes, reserved_bytes
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from desim.engine.play import Player
+    from desim.plan.build import Plan
     from desim.plan.context import Context
     from desim.plan.ledger import Ledger
     from desim.plan.program import Program
@@ -58,16 +59,33 @@ def run(
     if not isinstance(scenario, Scenario):
         loaded = load_scenario(scenario)
         scenario, notes = loaded.scenario, loaded.notes
+    plan, record, summary = _observed(scenario, lambda plan: simulate(plan, watch))
+    return Result(scenario, record, summary, (*notes, *plan.notes))
+
+
+def summary_of(scenario: Scenario) -> dict[str, Any]:
+    """Return the summary of a scenario's run without what only its timeline and page need.
+
+    It is `run(scenario).summary` but for what was spent on it (`events`, `simulate_wall_s`).
+    Raises as `run` does.
+    """
+    return _observed(scenario, simulate_briefly)[2]
+
+
+def _observed(
+    scenario: Scenario, play: Callable[[Plan], Record]
+) -> tuple[Plan, Record, dict[str, Any]]:
+    """Plan a scenario, play it, and summarize what was observed."""
     plan = build_plan(scenario)
     require_countable(plan)
-    record = simulate(plan, watch)
+    record = play(plan)
     if scenario.disturb:
         record.details["undisturbed"] = _undisturbed(scenario)
     summary = summarize(plan, record)
     warnings = _memory_warnings(scenario, record, summary)
     if warnings:
         summary["warnings"] = warnings
-    return Result(scenario, record, summary, (*notes, *plan.notes))
+    return plan, record, summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ python -m desim SCENARIO [options]         play a scenario and write its results
        python -m desim list [KIND]                what scenarios can name
        python -m desim validate FILE.csv [...]    compare with measurements
        python -m desim calibrate [...]            measure this machine's GPU, fit its device
-       python -m desim compare SCENARIO [...]     what differs between variants, and why"""
+       python -m desim compare SCENARIO [...]     what differs between variants, and why
+       python -m desim sweep STUDY.yaml [...]     play every point of a study"""
 _CODES = "exit codes: 0 done, 1 a fault of desim's, 2 a mistake in what was given, 130 interrupted"
 
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "validate": _validate,
         "calibrate": _calibrate,
         "compare": _compare,
+        "sweep": _sweep,
     }
     try:
         if given and given[0] in commands:
@@ -340,3 +342,25 @@ def _compare(given: Sequence[str]) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     print(text, end="")
     return OK
+
+
+def _sweep(given: Sequence[str]) -> int:
+    from desim.study.sweep_options import sweep_parser
+
+    options = sweep_parser().parse_args(given)
+    from desim.study.command import CannotWriteError, Interrupted, sweep_command
+
+    try:
+        text, any_played = sweep_command(
+            vars(options), show=sys.stderr.isatty() and not options.quiet
+        )
+    except CannotWriteError as error:
+        code = _cannot_write(error)
+        print(f"desim: {error.kept}", file=sys.stderr)
+        return code
+    except Interrupted as stop:
+        print(f"\ndesim: interrupted; {stop}", file=sys.stderr)
+        return INTERRUPTED
+    if not options.quiet:
+        print(text, end="")
+    return OK if any_played else YOURS

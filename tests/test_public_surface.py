@@ -13,7 +13,12 @@ from desim.plan.schedules import AUTOMATIC, SCHEDULES
 from desim.report import results
 from desim.spec.scenario import Scenario
 from desim.study import compare as comparing
+from desim.study import study_file
+from desim.study.command import PAGE
 from desim.study.compare_options import compare_parser
+from desim.study.journal import JOURNAL
+from desim.study.sweep_options import sweep_parser
+from desim.study.table import CSV, PARQUET
 from tests.cli.conftest import ROOT, TINY
 
 #: Promised to other tools.
@@ -41,6 +46,7 @@ SAMPLES = {"samples_per_s", "samples_per_s_per_device"}
 def test_names_of_the_package() -> None:
     assert desim.__all__ == [
         "DeadlockError", "DesimError", "Mistake", "Result", "SpecError", "compare", "load", "run",
+        "sweep",
     ]  # fmt: skip
     assert all(hasattr(desim, name) for name in desim.__all__)
 
@@ -49,6 +55,9 @@ def test_signatures() -> None:
     assert list(inspect.signature(desim.load).parameters) == ["source", "overrides"]
     assert list(inspect.signature(desim.run).parameters) == ["scenario", "watch"]
     assert list(inspect.signature(desim.compare).parameters) == ["scenarios", "processes"]
+    assert list(inspect.signature(desim.sweep).parameters) == [
+        "study", "out", "jobs", "cluster", "resume", "yes",
+    ]  # fmt: skip
     public = {name for name in dir(desim.Result) if not name.startswith("_")}
     fields = set(desim.Result.__dataclass_fields__)
     assert fields == {"scenario", "record", "summary", "notes"}
@@ -80,6 +89,9 @@ def test_options_of_the_command_line() -> None:
     assert options(compare_parser()) == {
         "scenarios", "--vary", "--paired", "--retune", "--set", "--out", "--json", "-h", "--help",
     }  # fmt: skip
+    assert options(sweep_parser()) == {
+        "study", "--out", "--jobs", "--cluster", "--resume", "--yes", "--quiet", "-h", "--help",
+    }  # fmt: skip
     assert cli.LISTS == (
         "workloads", "devices", "fabrics", "systems", "schedules", "policies",
     )  # fmt: skip
@@ -97,6 +109,15 @@ def test_files_of_a_comparison() -> None:
     names = (comparing.NUMBERS, comparing.TRACE, comparing.PAGE, comparing.RESOLVED)
     assert names == (
         "compare.json", "trace.json.gz", "compare.html", "variant_{}.resolved.yaml",
+    )  # fmt: skip
+
+
+def test_files_and_keys_of_a_sweep() -> None:
+    assert (CSV, PARQUET, PAGE, JOURNAL) == (
+        "points.csv", "points.parquet", "points.html", "points.jsonl",
+    )  # fmt: skip
+    assert study_file.KEYS == (
+        "study", "base", "set", "axes", "zip", "when", "objective", "constraints",
     )  # fmt: skip
 
 

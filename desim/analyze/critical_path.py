@@ -7,8 +7,7 @@ the host had issued it by the host, back to where the host itself had to wait.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 _OPTIMIZER = PHASES.index("optimizer")
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A stretch of the critical path: `task` ran (or was being launched) in it."""
 
     category: str
@@ -33,23 +31,24 @@ class Link:
 
 
 class _Class:
-    """The spans and causes of one rank class as lists, which a walk reads faster than arrays."""
+    """The spans and causes of one rank class as views: items of a view are plain numbers."""
 
     def __init__(self, record: Record, number: int) -> None:
         spans, causes = record.spans_of(number), record.causes_of(number)
-        self.lane = spans.lane.tolist()
-        self.phase = spans.phase.tolist()
-        self.name = spans.name.tolist()
-        self.group = spans.group.tolist()
-        self.ready = spans.ready_ps.tolist()
-        self.start = spans.start_ps.tolist()
-        self.end = spans.end_ps.tolist()
-        self.alone = spans.alone_ps.tolist()
-        self.before = causes.before.tolist()
-        self.first = causes.first.tolist()
-        self.waited = causes.waited.tolist()
-        self.released = causes.released_ps.tolist()
-        self.releaser = causes.releaser.tolist()
+        self.ends = spans.end_ps
+        self.lane = spans.lane.data
+        self.phase = spans.phase.data
+        self.name = spans.name.data
+        self.group = spans.group.data
+        self.ready = spans.ready_ps.data
+        self.start = spans.start_ps.data
+        self.end = spans.end_ps.data
+        self.alone = spans.alone_ps.data
+        self.before = causes.before.data
+        self.first = causes.first.data
+        self.waited = causes.waited.data
+        self.released = causes.released_ps.data
+        self.releaser = causes.releaser.data
 
 
 def critical_path(record: Record) -> list[Link]:
@@ -69,6 +68,7 @@ def path_share(path: list[Link]) -> dict[str, float]:
 class _Walk:
     def __init__(self, record: Record) -> None:
         self._record = record
+        self._names = record.names
         self._loaded: dict[int, _Class] = {}
         self._path: list[Link] = []
         self._begin = 0
@@ -83,21 +83,21 @@ class _Walk:
         record = self._record
         number = max(range(len(record.classes)), key=lambda c: record.classes[c].window_ps[1])
         self._begin, finish = record.classes[number].window_ps
-        spans = self._spans(number)
-        at = max(
-            (i for i, end in enumerate(spans.end) if end <= finish), key=lambda i: spans.end[i]
-        )
+        ends = self._spans(number).ends
+        at = int(np.where(ends <= finish, ends, -1).argmax())
         where: tuple[int, int] | None = (number, at)
         while where is not None and self._spans(where[0]).end[where[1]] > self._begin:
             where = self._step(*where)
         self._path.reverse()
         return self._path
 
-    def _add(self, category: str, number: int, at: int, start: int, end: int) -> None:
-        start = max(start, self._begin)
+    def _add(
+        self, category: str, spans: _Class, number: int, at: int, start: int, end: int
+    ) -> None:
+        if start < self._begin:
+            start = self._begin
         if end > start:
-            name = self._record.names[self._spans(number).name[at]]
-            self._path.append(Link(category, name, number, start, end))
+            self._path.append(Link(category, self._names[spans.name[at]], number, start, end))
 
     def _step(self, number: int, at: int) -> tuple[int, int] | None:
         """Add what ran at one span and return the span that it had waited for."""
@@ -105,12 +105,14 @@ class _Walk:
         start, end = spans.start[at], spans.end[at]
         lane = spans.lane[at]
         if lane == 0:
-            stretch = max(end - start - spans.alone[at], 0)
+            alone = start + spans.alone[at]
             own = "optimizer" if spans.phase[at] == _OPTIMIZER else "compute"
-            self._add("contention", number, at, end - stretch, end)
-            self._add(own, number, at, start, end - stretch)
+            if alone < end:
+                self._add("contention", spans, number, at, alone, end)
+                end = alone
+            self._add(own, spans, number, at, start, end)
         else:
-            self._add(EXPOSED[LANES[lane]], number, at, start, end)
+            self._add(EXPOSED[LANES[lane]], spans, number, at, start, end)
             if start > spans.ready[at]:
                 return self._latest(spans.group[at], start, end)
         return self._cause(number, at)
@@ -129,9 +131,13 @@ class _Walk:
         """The span whose end let this one begin; launch time in between is added."""
         spans = self._spans(number)
         ready = spans.ready[at]
-        for other in (spans.before[at], *spans.waited[spans.first[at] : spans.first[at + 1]]):
+        other = spans.before[at]
+        if other >= 0 and spans.end[other] == ready:
+            return number, other
+        for i in range(spans.first[at], spans.first[at + 1]):
+            other = spans.waited[i]
             if other >= 0 and spans.end[other] == ready:
                 return number, other
         released, releaser = spans.released[at], spans.releaser[at]
-        self._add("launch", number, at, released, ready)
+        self._add("launch", spans, number, at, released, ready)
         return (number, releaser) if releaser >= 0 else None

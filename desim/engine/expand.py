@@ -10,6 +10,8 @@ from desim.plan.tables import COMPUTE
 from desim.record import LANES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from desim.engine.rank import Rank
@@ -74,12 +76,12 @@ def issue_times(rank: Rank) -> NDArray[np.int64]:
     return issue + shift[np.searchsorted(task, np.arange(len(issue)), side="right") - 1]
 
 
-def tasks_at(rank: Rank, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Task whose end reaches the mark of each row (task, lane, count)."""
+def tasks_at(lanes: Sequence[NDArray[np.int64]], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Task whose end reaches the mark of each row (task, lane, count); `lanes` are their tasks."""
     result = np.empty(len(rows), dtype=np.int64)
-    for lane, track in enumerate(rank.tracks):
+    for lane, tasks in enumerate(lanes):
         here = rows[:, 1] == lane
-        result[here] = track.tasks[rows[here, 2] - 1]
+        result[here] = tasks[rows[here, 2] - 1]
     return result
 
 
@@ -95,7 +97,7 @@ def host_releases(rank: Rank) -> Times:
     task, shift, wait = log[held].T
     if not len(task):
         return released, releaser
-    source = tasks_at(rank, rank.score.program.host_waits[wait])
+    source = tasks_at([track.tasks for track in rank.tracks], rank.score.program.host_waits[wait])
     at = np.searchsorted(task, np.arange(total), side="right") - 1
     known = at >= 0
     released[known] = (shift + issue[task])[at[known]]

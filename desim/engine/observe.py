@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from desim.engine.rank import Rank
     from desim.engine.transfers import Transfer
     from desim.plan.build import Plan
+    from desim.plan.program import Program
 
 _KEPT_CLASSES = 64
 
 
-def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float) -> Record:
-    """Build the record of a finished run."""
+def observe(plan: Plan, player: Player, transfers: list[Transfer] | None, wall_s: float) -> Record:
+    """Build the record of a finished run; without `transfers` it has no links and no messages."""
     tables = plan.context.tables
     observer = _Observer(plan, player)
     first, last = observer.steps
@@ -46,9 +47,9 @@ def observe(plan: Plan, player: Player, transfers: list[Transfer], wall_s: float
         classes=classes,
         spans_of=observer.spans,
         causes_of=observer.causes,
-        links=link_classes(plan, player, transfers, whole),
+        links=() if transfers is None else link_classes(plan, player, transfers, whole),
         memory=observer.memory(),
-        flows=observer.flows(),
+        flows=() if transfers is None else observer.flows(),
         step_time_ps=step_time_ps(plan, player),
         num_steps=last - first,
         num_tasks=sum(observer.num_tasks(rank) for rank in player.ranks),
@@ -78,7 +79,11 @@ def _window_ps(rank: Rank) -> tuple[int, int]:
 
 
 class _Observer:
-    """Expands the compact logs of ranks."""
+    """Expands the compact logs of ranks.
+
+    Where a rank has played collectives as kernels (`inline.py`), its tracks have them on the
+    compute lane; they are told apart by the plan's own program.
+    """
 
     def __init__(self, plan: Plan, player: Player) -> None:
         self._plan = plan
@@ -97,6 +102,11 @@ class _Observer:
             coordinate=plan.context.mesh.describe(representative),
             window_ps=_window_ps(rank),
         )
+
+    def _program(self, rank: Rank) -> Program:
+        """What a rank does, by the plan."""
+        plan = self._plan
+        return plan.programs[int(plan.program_of[plan.folding.ranks.first[rank.index]])]
 
     def num_tasks(self, rank: Rank) -> int:
         """Tasks of the measured steps."""
@@ -119,7 +129,7 @@ class _Observer:
 
     def _expand(self, number: int) -> Spans:
         rank = self._player.ranks[number]
-        program = rank.score.program
+        program = self._program(rank)
         total = len(program)
         ready, start = np.zeros(total, np.int64), np.zeros(total, np.int64)
         end, alone = np.zeros(total, np.int64), np.zeros(total, np.int64)
@@ -156,19 +166,20 @@ class _Observer:
     def causes(self, number: int) -> Causes:
         """What the spans of one rank class waited for."""
         rank = self._player.ranks[number]
-        program = rank.score.program
+        program = self._program(rank)
         kept = self._kept(rank)
         offset, total = int(kept[0]), len(program)
         before = np.full(total, -1, dtype=np.int64)
-        for track in rank.tracks:
-            before[track.tasks[1:]] = track.tasks[:-1]
+        lanes = [np.flatnonzero(program.lane == lane) for lane in range(len(LANES))]
+        for tasks in lanes:
+            before[tasks[1:]] = tasks[:-1]
         waits = program.waits
         first = np.searchsorted(waits[:, 0], np.append(kept, kept[-1] + 1))
         released, releaser = host_releases(rank)
         return Causes(
             before=np.maximum(before[kept] - offset, -1),
             first=first - first[0],
-            waited=np.maximum(tasks_at(rank, waits[first[0] : first[-1]]) - offset, -1),
+            waited=np.maximum(tasks_at(lanes, waits[first[0] : first[-1]]) - offset, -1),
             released_ps=released[kept],
             releaser=np.maximum(releaser[kept] - offset, -1),
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from desim.plan.tables import FAMILY, SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
 
     from desim.plan.allocator import Block
     from desim.plan.context import Context
@@ -32,6 +35,18 @@ _AT_THE_END = 200
 CONNECTION_BYTES = 4_194_304 + 524_288 + 4_915_200
 
 
+#: Ledgers whose reserve is kept: those of the stages of a few scenarios.
+_REMEMBERED = 64
+
+
+class _Moves(NamedTuple):
+    """Allocations and frees of a ledger: their place in the program, owner and bytes."""
+
+    place: NDArray[np.int64]
+    owner: NDArray[np.int64]
+    change: NDArray[np.float64]
+
+
 def reserved_bytes(ledger: Ledger) -> float:
     """Return what the caching allocator has reserved at the end of the step.
 
@@ -39,40 +54,56 @@ def reserved_bytes(ledger: Ledger) -> float:
     further, then those of the end of the step, where gradients are reduced and parameters updated.
     What a rank holds all the time came first, in segments of its own.
     """
+    opens = np.diff(ledger.task) != 0
+    parts = (opens.tobytes(), ledger.owner.tobytes(), ledger.change.tobytes())
+    return ledger.fixed_bytes + _taken(*parts, ledger.peak_index)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _taken(opens: bytes, owner: bytes, change: bytes, peak_index: int) -> float:
+    """What the allocator reserves for allocations and frees, of which `opens` a place.
+
+    Scenarios of a study often hold the same at the same times.
+    """
+    moves = _Moves(
+        np.cumsum(np.frombuffer(opens, dtype=np.bool_)),
+        np.frombuffer(owner, dtype=np.int64),
+        np.frombuffer(change),
+    )
     allocator = Allocator()
-    begin, stop = _end_of_step(ledger), ledger.peak_index + _AFTER_PEAK
+    begin, stop = _end_of_step(moves.change), peak_index + _AFTER_PEAK
     held: _Held = {}
     if begin <= stop:
-        _play(allocator, _events(ledger, 0, len(ledger.change)), held)
+        _play(allocator, _events(moves, 0, len(moves.change)), held)
     else:
-        _play(allocator, _events(ledger, 0, stop), held)
+        _play(allocator, _events(moves, 0, stop), held)
         for blocks in held.values():
             for _, block in blocks:
                 allocator.release(block)
-        _play(allocator, _events(ledger, begin, len(ledger.change)), {})
-    return ledger.fixed_bytes + allocator.reserved_bytes
+        _play(allocator, _events(moves, begin, len(moves.change)), {})
+    return allocator.reserved_bytes
 
 
-def _end_of_step(ledger: Ledger) -> int:
+def _end_of_step(change: NDArray[np.float64]) -> int:
     """Return the event with which the end of the step begins, 0 where it cannot be told.
 
     It is the first of the last events after as little is held as after the very last.
     """
-    left = np.cumsum(ledger.change)
+    left = np.cumsum(change)
     first = max(len(left) - _AT_THE_END, 0)
     settled = np.flatnonzero(left[first:] <= left[-1:] + 0.5)
     return first + int(settled[0]) + 1 if first and len(settled) else 0
 
 
-def _events(ledger: Ledger, begin: int, end: int) -> Iterator[tuple[int, float]]:
+def _events(moves: _Moves, begin: int, end: int) -> Iterator[tuple[int, float]]:
     """Yield owners and sizes of some of the allocations and frees.
 
     What is kept of what a task made is the block that the task wrote: what one owner gives back at
     a place of the program comes before what others take there, so that they take that block.
     """
     part = slice(begin, end)
-    places = ledger.task[1:][part].tolist()
-    rows = zip(places, ledger.owner[part].tolist(), ledger.change[part].tolist(), strict=True)
+    places = moves.place[part].tolist()
+    rows = zip(places, moves.owner[part].tolist(), moves.change[part].tolist(), strict=True)
     for _, here in groupby(rows, key=itemgetter(0)):
         taken: set[int] = set()
         later: list[tuple[int, float]] = []

@@ -37,7 +37,7 @@ def write_report(
     text = Template(resource("page.html")).substitute(
         title=html.escape(str(summary.get("name", "desim run"))),
         subtitle=html.escape(subtitle(summary)),
-        cards="".join(map(_card, cards(summary, record))),
+        cards="".join(map(card_html, cards(summary, record))),
         warnings="".join(
             f'<div class="warning">{html.escape(str(warning))}</div>'
             for warning in summary.get("warnings", ())
@@ -53,7 +53,8 @@ def write_report(
     write_aside(path, text.encode())
 
 
-def _card(card: Card) -> str:
+def card_html(card: Card) -> str:
+    """Return a card as the pages show it."""
     bad = " bad" if card.bad else ""
     value, unit, what, more = map(html.escape, (card.value, card.unit, card.what, card.more))
     return (

@@ -28,6 +28,16 @@ def plain(node: Node) -> Any:
     return node.value
 
 
+def copied(node: Node) -> Node:
+    """Return nodes of its own, which can be changed, for all of `node`."""
+    value = node.value
+    if isinstance(value, dict):
+        return Node({key: copied(below) for key, below in value.items()}, node.file, node.line)
+    if isinstance(value, list):
+        return Node([copied(item) for item in value], node.file, node.line)
+    return Node(value, node.file, node.line)
+
+
 def from_plain(value: Any, file: str = "", line: int = 0) -> Node:
     """Build nodes that all stand at one place from plain values; refuses what YAML cannot hold."""
     if isinstance(value, Mapping):

@@ -5,6 +5,7 @@ YAML 1.2: `1e9` is a number, `on` and a date are text, a key that stands twice i
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
@@ -12,7 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from desim.errors import Mistake, SpecError
-from desim.spec.nodes import Node, Scalar
+from desim.spec.nodes import Node, Scalar, copied
 from desim.spec.text_file import read_yaml_text, refuse, shown
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 50_000
 MAX_DEPTH = 40
 _TAG = "tag:yaml.org,2002:"
+#: Documents that are kept as they were read.
+_REMEMBERED = 64
 
 
 def read_file(path: Path, mistakes: list[Mistake] | None = None) -> Node:
@@ -35,6 +38,17 @@ def read_file(path: Path, mistakes: list[Mistake] | None = None) -> Node:
 
 def read_text(text: str, file: str, mistakes: list[Mistake] | None = None) -> Node:
     """Read one YAML document; `file` is what messages call it, `mistakes` as in `read_file`."""
+    root, found = _parsed(text, file)
+    if mistakes is not None:
+        mistakes.extend(found)
+    elif found:
+        raise SpecError(found)
+    return copied(root)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _parsed(text: str, file: str) -> tuple[Node, tuple[Mistake, ...]]:
+    """The nodes of a document and what is wrong with them; studies read the same ones often."""
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
@@ -50,12 +64,7 @@ def read_text(text: str, file: str, mistakes: list[Mistake] | None = None) -> No
     if root is None:
         raise refuse(file, "is empty", "write at least name, workload and cluster")
     reader = _Reader(file)
-    node = reader.node(root, root.start_mark.line + 1, 0)
-    if mistakes is not None:
-        mistakes.extend(reader.mistakes)
-    elif reader.mistakes:
-        raise SpecError(reader.mistakes)
-    return node
+    return reader.node(root, root.start_mark.line + 1, 0), tuple(reader.mistakes)
 
 
 class _Reader:

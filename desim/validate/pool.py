@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 _SHARE_OF_MEMORY = 0.9
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,23 @@ class Pool(Generic[T, R]):
     hungry: Callable[[R], bool]
 
     def map(
-        self, items: Sequence[T], cost: Callable[[T], float], done: Callable[[float], None]
+        self,
+        items: Sequence[T],
+        cost: Callable[[T], float],
+        done: Callable[[float], None],
+        finished: Callable[[int, R], None] | None = None,
     ) -> list[R]:
-        """Return the results in the order of `items`; `done` is told the cost of each finished."""
+        """Return the results in the order of `items`; `done` is told the cost of each finished.
+
+        `finished` is called here with the number and result of each item as soon as it has ended.
+        """
         order = sorted(range(len(items)), key=lambda i: (-cost(items[i]), i))
         results: dict[int, R] = {}
 
         def keep(number: int, result: R) -> None:
             results[number] = result
+            if finished is not None:
+                finished(number, result)
             done(cost(items[number]))
 
         processes = min(self.processes, len(items))
@@ -72,9 +85,7 @@ class Pool(Generic[T, R]):
         pending: dict[Future[R], int] = {}
         broken = False
         with (
-            ProcessPoolExecutor(
-                processes, initializer=_limit_memory, initargs=(processes,)
-            ) as pool,
+            ProcessPoolExecutor(processes, initializer=_begin, initargs=(processes,)) as pool,
             _ended_with_this_one(),
         ):
             while pending or (order and not broken):
@@ -114,6 +125,15 @@ def _result(future: Future[R]) -> tuple[R] | None:
         return (future.result(),)
     except BrokenProcessPool:
         return None
+
+
+def _begin(processes: int) -> None:
+    """Prepare a process: it ends at Ctrl-C without a word, and with the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _limit_memory(processes)
+    if sys.platform == "linux":
+        # Else it would wait for work for ever once its parent is killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit_memory(processes: int) -> None:

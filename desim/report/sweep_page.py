@@ -1,0 +1,124 @@
+"""The page of a sweep: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from desim.export.files import write_aside
+from desim.report.assets import inline_json, plotly_source, resource
+from desim.report.cards import Card
+from desim.report.page import card_html
+from desim.report.points import short_names
+from desim.report.sweep_figures import (
+    cost_front,
+    heat_data,
+    label,
+    memory_front,
+    parallel_figure,
+)
+from desim.report.sweep_text import needed_gib
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from desim.report.points import Points
+
+#: More points than this make a page that no browser likes: the best are drawn.
+MOST = 20_000
+_LISTED = 200
+
+
+def write_sweep_page(points: Points, path: Path) -> None:
+    """Write the page of a study: best points, heat map, parallel coordinates, Pareto fronts."""
+    numbers = _drawn(points)
+    left_out = len(points.rows) - len(numbers)
+    text = Template(resource("sweep.html")).substitute(
+        title=html.escape(points.name),
+        subtitle=html.escape(_subtitle(points)),
+        cards="".join(map(card_html, _cards(points))),
+        warnings=_warnings(points, left_out),
+        table=_table(points),
+        css=resource("page.css") + resource("sweep.css"),
+        plotly=plotly_source(),
+        data=inline_json(_data(points, numbers)),
+        script=resource("sweep.js"),
+    )
+    write_aside(path, text.encode())
+
+
+def _drawn(points: Points) -> list[int]:
+    """The points that the figures show, in the study's order."""
+    if len(points.rows) <= MOST:
+        return list(range(len(points.rows)))
+    return sorted(sorted(range(len(points.rows)), key=lambda i: (points.costs[i], i))[:MOST])
+
+
+def _subtitle(points: Points) -> str:
+    under = f" with {', '.join(points.constraints)}" if points.constraints else ""
+    return f"{len(points.rows):,} points; {points.looked_for}{under}"
+
+
+def _cards(points: Points) -> list[Card]:
+    ranked, failed = points.ranked, len(points.failed)
+    counts = Card(
+        what="points played",
+        value=f"{len(points.rows) - failed:,}",
+        unit=f"of {len(points.rows):,}",
+        more=f"{failed:,} failed" if failed else "none failed",
+        bad=failed == len(points.rows),
+    )
+    if not ranked:
+        return [counts]
+    best = points.rows[ranked[0]]
+    where = ", ".join(
+        f"{name} {label(best[axis])}" for axis, name in short_names(points.varied).items()
+    )
+    behind = max(points.costs[i] for i in ranked) - points.costs[ranked[0]]
+    apart = 100 * behind / abs(points.costs[ranked[0]]) if behind else 0.0
+    return [
+        Card("best point", f"{best['step_time_s']:.4f}", "s", where),
+        Card("its MFU", f"{100 * best['mfu']:.1f}", "%"),
+        Card("its memory", f"{needed_gib(best):.1f}", "GiB", "of the fullest stage"),
+        Card("last behind best", f"{apart:.1f}", "%", f"{points.objective}, of {len(ranked):,}"),
+        counts,
+    ]
+
+
+def _warnings(points: Points, left_out: int) -> str:
+    lines = [f"{count:,} x {reason}" for reason, count in points.reasons()[:5]]
+    if left_out:
+        lines.append(f"{left_out:,} points are in points.csv only; the figures show the best")
+    return "".join(f'<div class="warning">{html.escape(line)}</div>' for line in lines)
+
+
+def _table(points: Points) -> str:
+    """The best points as rows of a table."""
+    names = short_names(points.varied)
+    heads = [*names.values(), "step (s)", "MFU (%)", "memory (GiB)", "fits"]
+    if points.objective not in ("step_time_s", "mfu"):
+        heads.append(points.objective)
+    rows = ["".join(f"<th>{html.escape(head)}</th>" for head in heads)]
+    for number in points.ranked[:_LISTED]:
+        row = points.rows[number]
+        cells = [
+            *(label(row[axis]) for axis in names),
+            f"{row['step_time_s']:.4f}",
+            f"{100 * row['mfu']:.2f}",
+            f"{needed_gib(row):.1f}",
+            "yes" if row["fits"] else "no",
+        ]
+        if points.objective not in ("step_time_s", "mfu"):
+            cells.append(f"{row[points.objective]:.6g}")
+        rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+    return "".join(f"<tr>{row}</tr>" for row in rows)
+
+
+def _data(points: Points, numbers: list[int]) -> dict[str, Any]:
+    return {
+        "heat": heat_data(points, numbers),
+        "parallel": parallel_figure(points, numbers),
+        "memory": memory_front(points, numbers),
+        "cost": cost_front(points, numbers),
+    }

@@ -1,0 +1,143 @@
+"""What a process does for a sweep: read a point's scenario, play it, keep the scalars."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from desim.api import summary_of
+from desim.errors import DeadlockError, SpecError
+from desim.spec.dump import dump_scenario
+from desim.spec.load import load_scenario
+from desim.spec.scenario import Output
+from desim.study.journal import Finished
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from desim.spec.scenario import Scenario
+
+NO_MEMORY = "this machine has too little memory to play it"
+LOST = "its process died while it was played"
+#: Not the point's own: the name of all of them, and what was spent on it.
+_LEFT_OUT = ("name", "events", "simulate_wall_s")
+#: What stands for the name in the key of a scenario: names change nothing.
+_NAME = "point"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A point to be read: the base and what is put over it."""
+
+    base: Path | Mapping[str, Any]
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A text that only equal scenarios share, or why a point is none."""
+
+    key: str
+    error: str = ""
+
+
+def prepare(task: Task) -> Prepared:
+    """Read a point's scenario and return its key, or say why it is refused; never raises."""
+    try:
+        return Prepared(key_of(load_scenario(task.base, task.overrides).scenario))
+    except SpecError as error:
+        return Prepared("", _first_mistake(error))
+    except Exception as error:
+        return Prepared("", _fault(error))
+
+
+def key_of(scenario: Scenario) -> str:
+    """Return a hash that two resolved scenarios share only if their results are equal."""
+    bare = scenario.model_copy(update={"name": _NAME, "output": Output()})
+    return hashlib.sha256(dump_scenario(bare).encode()).hexdigest()
+
+
+def play_task(task: Task) -> Finished:
+    """Play a point, or say why it cannot be played; never raises."""
+    try:
+        scenario = load_scenario(task.base, task.overrides).scenario
+    except SpecError as error:
+        return Finished({}, _first_mistake(error))
+    return play(scenario)
+
+
+def play(scenario: Scenario) -> Finished:
+    """Play a scenario and return its scalars, or say why there are none; never raises."""
+    collecting = gc.isenabled()
+    gc.disable()  # a run makes millions of objects and no cycles to speak of
+    try:
+        return Finished(scalars(summary_of(scenario)))
+    except SpecError as error:
+        return Finished({}, _first_mistake(error))
+    except DeadlockError as error:
+        return Finished({}, str(error).splitlines()[0])
+    except MemoryError:
+        return Finished({}, NO_MEMORY, again=True)
+    except Exception as error:
+        return Finished({}, _fault(error))
+    finally:
+        if collecting:
+            gc.enable()
+            gc.collect(0)
+
+
+def scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scalars of a summary, those of nested mappings with dots in their names.
+
+    Of bytes by stage `.max` is the largest.
+    """
+    result: dict[str, Any] = {}
+    for key, value in summary.items():
+        if key not in _LEFT_OUT:
+            _flatten(key, value, result)
+    return result
+
+
+def _flatten(key: str, value: Any, result: dict[str, Any]) -> None:
+    if isinstance(value, Mapping):
+        if key.endswith("_bytes") and value:
+            result[f"{key}.max"] = max(value.values())
+        for below, part in value.items():
+            _flatten(f"{key}.{below}", part, result)
+    elif isinstance(value, (bool, int, float, str)):
+        result[key] = value
+
+
+def unread(task: Task) -> Prepared:
+    """What stands for a point whose process died while it was read."""
+    return Prepared("", "its process died while it was read")
+
+
+def never(_: Prepared) -> bool:
+    """Reading a point never takes all memory."""
+    return False
+
+
+def lost(_: object) -> Finished:
+    """What stands for a point that killed its process, also with the machine to itself."""
+    return Finished({}, LOST, again=True)
+
+
+def hungry(finished: Finished) -> bool:
+    """Whether a point ran out of memory, which it may have where it is alone."""
+    return finished.error == NO_MEMORY
+
+
+def _first_mistake(error: SpecError) -> str:
+    """The first mistake, without its file: rows are the same wherever the study lies."""
+    first, *more = error.mistakes
+    text = str(replace(first, file="", line=0))
+    return f"{text} (and {len(more)} more)" if more else text
+
+
+def _fault(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"a fault of desim's: {type(error).__name__}: {text}".rstrip(": ")
