@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from desim.report.page import _plotly
+from desim.report.assets import plotly_source
 from desim.report.points import Points, front, short_names
 from desim.report.sweep_page import write_sweep_page
 from desim.study.points import number_of_points, require_paths
@@ -87,7 +87,7 @@ def test_ranking() -> None:
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     write_sweep_page(make_points(), tmp_path / "points.html")
     page = (tmp_path / "points.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:)', page.replace(_plotly(), ""))
+    assert not re.search(r'(src|href)="(?!data:)', page.replace(plotly_source(), ""))
     assert "a &amp; b" in page
     found = _DATA.search(page)
     assert found is not None
