@@ -142,6 +142,25 @@ def test_too_few_micro_batches(schedule: str, batch: int, stages: int, words: st
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "batch", "words"),
+    [
+        ("zb_h1", 8, "2 micro-batches (8 / 4) leave bubbles that schedule zb_h1 fills from 4 on"),
+        ("zb_2p", 24, "6 micro-batches (24 / 4) leave bubbles that schedule zb_2p fills from 7 on"),
+        ("interleaved", 36, "9 micro-batches on 4 stages go in 2 round(s) of 5 and 4: PyTorch"),
+        ("interleaved", 40, "10 micro-batches on 4 stages go in 2 round(s) of 5"),
+    ],
+)
+def test_notes_on_the_number_of_micro_batches(schedule: str, batch: int, words: str) -> None:
+    mapping = scenario(schedule, pipeline=4, virtual_stages=2)
+    mapping["workload"]["global_batch"] = batch
+    mapping["workload"]["model"]["layers"] = 8
+    mapping["cluster"]["devices"] = 16
+    assert any(f"workload.global_batch: {words}" in note for note in load_scenario(mapping).notes)
+    mapping["workload"]["global_batch"] = 64
+    assert not any("workload.global_batch" in note for note in load_scenario(mapping).notes)
+
+
 def test_no_room_for_a_micro_batch() -> None:
     mapping = scenario("zb_auto")
     mapping["policies"]["schedule_memory"] = 0.25
