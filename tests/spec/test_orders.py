@@ -69,8 +69,11 @@ def test_a_file_beside_the_scenario(tmp_path: Path) -> None:
     resolved.write_text(dump_scenario(beside))
     assert load_scenario(resolved).scenario == beside
     file.write_text(text.replace("schedule: gpipe", "schedule: yours.yaml"))
-    with pytest.raises(desim.SpecError, match=r"policies.schedule: there is no such file"):
+    with pytest.raises(
+        desim.SpecError, match=r"policies.schedule: there is no such file"
+    ) as caught:
         load_scenario(file)
+    assert len(caught.value.mistakes) == 1
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,12 @@ def test_the_circle_is_named() -> None:
     """Stage 0 wants a gradient before it sends what stage 1 wants before that gradient."""
     said = refuse(["F0 B0 F1 B1 F2 B2", "F0 F1 B0 B1 F2 B2"])
     assert "stage 0 at B0 waits for B0 of stage 1, stage 1 at F1 waits for F1 of stage 0" in said
+
+
+@pytest.mark.parametrize("orders", [[], [3, 4], "F0 B0", [[0, "F"]], [(-1, "F", 0)]])
+def test_what_is_no_list_of_orders(orders: Any) -> None:
+    with pytest.raises(desim.SpecError, match=r"policies\.custom\.orders"):
+        desim.load(scenario({"orders": orders}))
 
 
 def test_stages_and_chunks() -> None:
