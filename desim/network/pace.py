@@ -38,6 +38,11 @@ def message_pace(places: Places) -> Pace:
     )
 
 
+def copy_pace(places: Places) -> Pace:
+    """The links of a mesh that join a pair, for copies straight between members."""
+    return Pace(mesh.factors(places, 1, messages=True) if _meshed(places) else 1.0)
+
+
 def channel_seconds_per_byte(topology: Topology) -> tuple[float, float]:
     """Time per byte on one channel, inside a node or NVLink domain and between them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,13 @@ class Context:
     """Host time to launch a captured pass; None where passes are launched kernel by kernel."""
     kept_repeats: int | None = None
     """Periods of equal micro-batches that are planned, about; None: all."""
+    others: tuple[tuple[Layer, ...], ...] = ()
+    """Layers as ranks of further kinds see them (`plan.kinds`)."""
+
+    @property
+    def kinds(self) -> tuple[Context, ...]:
+        """The context of every kind of rank, which share the tables."""
+        return (self, *(replace(self, layers=layers, others=()) for layers in self.others))
 
     def emitter(self) -> Emitter:
         """A writer of templates."""

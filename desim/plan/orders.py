@@ -134,7 +134,7 @@ def _comm_seconds(context: Context) -> list[float]:
     scenario, tables = context.scenario, context.tables
     topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
     shard = context.data_groups.shard
-    wiring = wire(context.mesh, topology, tables, scenario.policies.collectives, shard)
+    wiring = wire(context.mesh, topology, tables, scenario, shard)
     seconds = []
     for comm, use in zip(tables.comms, wiring.uses, strict=True):
         per_byte = wiring.profiles[use.profile].seconds_per_byte * use.scale

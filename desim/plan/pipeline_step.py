@@ -33,12 +33,17 @@ if TYPE_CHECKING:
 
 
 def pipeline_programs(context: Context) -> list[Program]:
-    """Build one program per pipeline stage."""
+    """Build one program per pipeline stage, for each kind of rank.
+
+    All kinds play the order that suits the first, the busiest.
+    """
     cache: dict[tuple[object, ...], Template] = {}
     steps = [
-        StageStep(context, stage, held, cache) for stage, held in enumerate(stage_chunks(context))
+        StageStep(kind, stage, held, cache)
+        for kind in context.kinds
+        for stage, held in enumerate(stage_chunks(kind))
     ]
-    costed = [step.costed() for step in steps]
+    costed = [step.costed() for step in steps[: context.scenario.parallel.pipeline]]
     orders, warm_up = make_orders(context, costed, steps[0].message_bytes)
     lengths = (1, context.scenario.parallel.pipeline)
     kept, count = context.kept_repeats, context.micro_batches
@@ -46,7 +51,8 @@ def pipeline_programs(context: Context) -> list[Program]:
         kept = None
     short = shorten(orders, count, lengths, kept) if kept is not None else None
     if short is None:
-        return [step.program(order, warm_up) for step, order in zip(steps, orders, strict=True)]
+        every = orders * (len(context.others) + 1)
+        return [step.program(order, warm_up) for step, order in zip(steps, every, strict=True)]
     return [step.shortened(short, warm_up) for step in steps]
 
 

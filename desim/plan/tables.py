@@ -38,6 +38,8 @@ SLOTS = (
     "stage",
     "amax",
     "mirror",
+    "cp_inside",
+    "cp_across",
 )
 SLOT = {name: index for index, name in enumerate(SLOTS)}
 #: Slot -> the family of groups it belongs to (both ends of a message share one).

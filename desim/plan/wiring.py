@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim.network.collectives import NCCL_ALGORITHMS, available
-from desim.network.profile import Profile, collective_profile, send_profile
+from desim.network.places import places_of
+from desim.network.profile import Profile, collective_profile, send_profile, thinned
 from desim.network.protocols import NAMES
 from desim.network.tuner import choose
 from desim.plan.tables import FAMILY, SLOT, SLOTS
+from desim.spec.loads import nodes_reached
+from desim.spec.workload import Transformer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from desim.network.topology import Topology
     from desim.plan.mesh import Mesh
     from desim.plan.tables import CommOp, Tables
-    from desim.spec.policy import Collectives
+    from desim.spec.scenario import Scenario
 
 #: Device-memory traffic of a member per byte that crosses its link: what is sent is read, what is
 #: received is written, and a reduction reads its operand as well.
@@ -96,10 +99,12 @@ class Wiring:
         return max((f for f in self.first if self.first[f] <= group), key=self.first.__getitem__)
 
 
-def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives, shard: int) -> Wiring:
+def wire(mesh: Mesh, topology: Topology, tables: Tables, scenario: Scenario, shard: int) -> Wiring:
     """Find the groups that the collectives in `tables` need and price each of them.
 
-    `shard` are the data-parallel ranks that share one copy of the sharded states.
+    Policies of the `scenario` pin algorithms and say how chunks of tensor-parallel collectives and
+    rows for experts travel. `shard` are the data-parallel ranks that share one copy of the sharded
+    states.
     """
     comms = list(tables.comms)
     families = [family for family in dict.fromkeys(FAMILY[SLOTS[c.slot]] for c in comms)]
@@ -108,7 +113,7 @@ def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives, shar
     for family, rows in members.items():
         first[family] = at
         at += len(rows)
-    pricer = _Pricer(topology, members, pins)
+    pricer = _Pricer(topology, members, scenario)
     uses = tuple(pricer.use(comm) for comm in comms)
     return Wiring(
         topology=topology,
@@ -128,6 +133,8 @@ def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
         return ranks[None, :]
     if family == "dp":
         return mesh.groups("cp", "dp")
+    if family in ("cp_inside", "cp_across"):
+        return _cut(mesh.groups("cp"), mesh.context_inside, replicas=family == "cp_across")
     if family in _EXPERT_AXIS:
         return (mesh.experts or mesh).groups(_EXPERT_AXIS[family])
     if family in ("shard", "replica"):
@@ -181,11 +188,20 @@ class _Pricer:
     """
 
     def __init__(
-        self, topology: Topology, members: dict[str, NDArray[np.int64]], pins: Collectives
+        self,
+        topology: Topology,
+        members: dict[str, NDArray[np.int64]],
+        scenario: Scenario,
     ) -> None:
+        policies = scenario.policies
+        direct = policies.overlap.tensor_exchange == "direct"
         self._topology = topology
         self._members = members
-        self._pins = pins
+        self._pins = policies.collectives
+        self._messages = _MESSAGES | {"push": "direct"} if direct else _MESSAGES
+        self._experts = policies.experts
+        model = scenario.workload.model
+        self._moe = model.moe if isinstance(model, Transformer) else None
         self.profiles: list[Profile] = []
         self.families: list[str] = []
         self.notes: list[str] = []
@@ -196,8 +212,8 @@ class _Pricer:
     def use(self, comm: CommOp) -> Use:
         """Price one collective."""
         family = FAMILY[SLOTS[comm.slot]]
-        if comm.collective in _MESSAGES:
-            only = _MESSAGES[comm.collective]
+        if comm.collective in self._messages:
+            only = self._messages[comm.collective]
             candidates = {only: self.profiles[self._profile(family, comm.collective, only)]}
         else:
             candidates = self._candidates(family, comm)
@@ -222,7 +238,9 @@ class _Pricer:
         """Profiles of the algorithms to choose from: the pinned one, or NCCL's own."""
         pin = getattr(self._pins, comm.collective, "auto")
         names = self._available(family, comm.collective)
-        if pin in names:
+        if self._node_first(family, comm.collective):
+            names = names[-1:]  # two levels where there are two
+        elif pin in names:
             names = [pin]
         else:
             if pin != "auto":
@@ -250,9 +268,23 @@ class _Pricer:
     def _sample(self, family: str, collective: str, algorithm: str) -> Profile:
         key = (family, collective, algorithm)
         if key not in self._samples:
-            rows = self._widest(family)
-            self._samples[key] = collective_profile(self._topology, rows, collective, algorithm)
+            self._samples[key] = self._made(self._widest(family), *key)
         return self._samples[key]
+
+    def _made(
+        self, rows: NDArray[np.int64], family: str, collective: str, algorithm: str
+    ) -> Profile:
+        profile = collective_profile(self._topology, rows, collective, algorithm)
+        if algorithm != "two_level" or not self._node_first(family, collective):
+            return profile
+        assert self._moe is not None, "expert groups have experts"
+        parts = places_of(self._topology, rows).num_parts
+        reached = [nodes_reached(self._moe, n, self._experts.max_nodes) for n in parts.tolist()]
+        return thinned(self._topology, profile, np.array(reached) / self._moe.top_k)
+
+    def _node_first(self, family: str, collective: str) -> bool:
+        """Whether a row crosses once to each node that it is for."""
+        return (family, collective, self._experts.dispatch) == ("ep", "all_to_all", "node_first")
 
     def _widest(self, family: str) -> NDArray[np.int64]:
         """The group of a family that spans most islands, as its only row."""
@@ -271,7 +303,7 @@ class _Pricer:
             elif len(rows) == 1:
                 profile = self._sample(*key)
             else:
-                profile = collective_profile(self._topology, rows, collective, algorithm)
+                profile = self._made(rows, *key)
             self._numbers[key] = len(self.profiles)
             self.profiles.append(profile)
             self.families.append(family)

@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
 
 from desim.spec.base import Bytes, PositiveInt, Seconds, Spec
+from desim.spec.experts import Experts
 from desim.spec.hardware import AttentionBackend
 from desim.spec.orders import Custom
 
@@ -28,6 +29,15 @@ class Overlap(Spec):
     pipeline: Literal["blocking", "async"] = "blocking"
     """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted.
     A posted receive holds its SMs until the message comes, which can cost more than it hides."""
+    tensor_chunks: PositiveInt | None = None
+    """GEMMs that `tensor: chunked` makes of one, with a copy less beside them; at least
+    `parallel.tensor`, as many where left out, since a rank begins with its own rows."""
+    tensor_exchange: Literal["ring", "direct", "pipeline"] = "ring"
+    """How chunks travel under `tensor: chunked`. `ring`: each copy to the next rank (Transformer
+    Engine's `ring_exchange`, Megatron-LM `--tp-comm-overlap`); `direct`: straight between every
+    pair (PyTorch's symmetric memory, torchtitan `enable_async_tensor_parallel`); `pipeline`: as
+    `ring` before a GEMM, and after it a reduce-scatter of each chunk by a kernel that takes SMs
+    (Transformer Engine's method `pipeline`, `num_splits` chunks, of `--tp-comm-overlap-cfg`)."""
 
 
 class Fsdp(Spec):
@@ -50,7 +60,7 @@ class Fsdp(Spec):
     false: parameters are views of a flat one (FSDP1)."""
 
 
-ContextExchange = Literal["all_gather", "ring", "all_to_all"]
+ContextExchange = Literal["all_gather", "ring", "all_to_all", "two_level"]
 AllReduce = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
 Gather = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
 AllToAll = Literal["auto", "pairwise", "two_level"]
@@ -122,8 +132,11 @@ class Policies(Spec):
     """What communication may run beside compute."""
     context: ContextExchange = "all_gather"
     """How ranks that share a sequence (`parallel.context`) see each other's keys and values:
-    gathered whole before attention; passed round a ring in steps that attention runs beside; or
-    heads exchanged for tokens by an all-to-all before and after (Ulysses)."""
+    gathered whole before attention; passed round a ring in steps that attention runs beside; heads
+    exchanged for tokens by an all-to-all before and after (Ulysses); or `two_level`: that among
+    `context_inside` neighbours and a ring across. Megatron-LM `--cp-comm-type all_gather | p2p |
+    a2a | a2a+p2p`; torchtitan gathers or passes round (`context_parallel_rotate_method`), DeepSpeed
+    Ulysses exchanges."""
     bucket_bytes: Bytes | None = Field(alias="bucket", default=None)
     """Size of a gradient bucket; left out: as Megatron-LM's distributed data parallel, the larger
     of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
@@ -148,6 +161,17 @@ class Policies(Spec):
     sync: Literal["grad_norm", "step", "none"] = "grad_norm"
     """Where the host waits for the device: reading back the gradient norm, once at the end of the
     step (loss logging), or never."""
+    context_inside: PositiveInt | None = None
+    """Neighbouring context ranks that exchange heads under `context: two_level`, the first number
+    of Megatron-LM `--hierarchical-context-parallel-sizes`; left out: the most that divide the heads
+    of keys and values and stand in one NVLink domain."""
+    context_balance: Literal["zigzag", "contiguous"] = "zigzag"
+    """Which tokens a context rank has under a causal mask: `zigzag` one chunk from either end, so
+    that all compute alike (what Megatron-LM always does); `contiguous` one chunk, so that the last
+    rank computes 2 - 1/context times the mean and others wait for it (ring attention as
+    published). Heads that are exchanged (`all_to_all`) are balanced either way."""
+    experts: Experts = Experts()
+    """How tokens reach their experts, and how unevenly they fall on them."""
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -82,13 +82,16 @@ POLICIES = st.fixed_dictionaries(
     {
         "recompute": st.sampled_from(["none", "selective", "full"]),
         "zero_partition": st.sampled_from(["flat", "tensors"]),
-        "context": st.sampled_from(["all_gather", "ring", "all_to_all"]),
+        "context": st.sampled_from(["all_gather", "ring", "all_to_all", "two_level"]),
+        "context_balance": st.sampled_from(["zigzag", "zigzag", "contiguous"]),
         "bucket": st.sampled_from(["4 MB", "160 MB"]),
         "overlap": st.fixed_dictionaries(
             {
                 "grad_reduce": st.sampled_from(["none", "bucketed"]),
                 "param_gather": st.sampled_from(["none", "prefetch"]),
                 "tensor": st.sampled_from(["none", "megatron", "chunked"]),
+                "tensor_chunks": st.sampled_from([None, 8]),
+                "tensor_exchange": st.sampled_from(["ring", "direct", "pipeline"]),
                 "pipeline": st.sampled_from(["blocking", "async"]),
             }
         ),

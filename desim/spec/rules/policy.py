@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from desim.spec.rules.finding import Finding, Rule, micro_batches
+from desim.spec.rules.finding import (
+    Finding,
+    Rule,
+    divisors,
+    micro_batches,
+)
 from desim.spec.scenario import Scenario, SlowDevice
 from desim.spec.workload import Dlrm, Transformer
 
@@ -115,6 +120,36 @@ def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
         yield Finding(path, rule, "chunked", "set parallel.sequence: true, or megatron")
 
 
+def chunks_fit(scenario: Scenario) -> Iterator[Finding]:
+    """A rank begins with its own part of the rows, and every chunk has whole rows."""
+    overlap, parallel, workload = scenario.policies.overlap, scenario.parallel, scenario.workload
+    chunks, path = overlap.tensor_chunks, "policies.overlap.tensor_chunks"
+    if overlap.tensor != "chunked":
+        text = f"has no effect under tensor: {overlap.tensor}"
+        if chunks is not None:
+            yield Finding(path, text, chunks, "tensor: chunked uses it", note=True)
+        if overlap.tensor_exchange != type(overlap)().tensor_exchange:
+            where = "policies.overlap.tensor_exchange"
+            hint = "tensor: chunked uses it"
+            yield Finding(where, text, overlap.tensor_exchange, hint, note=True)
+        return
+    if chunks is None or parallel.tensor == 1:
+        return
+    rows = workload.micro_batch * workload.sequence_length // parallel.context
+    fits = [count for count in divisors(rows) if count >= parallel.tensor]
+    if chunks < parallel.tensor:
+        rule = (
+            "must be at least tensor: the first GEMM has a rank's own rows only, "
+            f"1/{parallel.tensor} of them, not 1/{chunks}"
+        )
+        yield Finding(path, rule, chunks, f"nearest: {fits[0]}" if fits else "")
+    elif rows % chunks:
+        rule = f"must divide the rows of a GEMM: {rows} / {chunks} leaves {rows % chunks}"
+        below = [count for count in fits if count < chunks][-1:]
+        near = [*below, *[count for count in fits if count > chunks][:1]]
+        yield Finding(path, rule, chunks, f"nearest: {' or '.join(map(str, near))}")
+
+
 def graphs_can_be_captured(scenario: Scenario) -> Iterator[Finding]:
     """Inside a captured pass the host cannot wait, as FSDP's limit of gathers makes it."""
     if scenario.kernels.cuda_graphs and scenario.parallel.zero == 3:
@@ -221,4 +256,14 @@ RULES = (
     Rule(disturbed_devices_exist, ("disturb", "cluster.devices")),
     Rule(nvlink_domain_fits, ("cluster.system",)),
     Rule(nics_fit, ("cluster.system",)),
+    Rule(
+        chunks_fit,
+        (
+            "policies.overlap",
+            "parallel.tensor",
+            "parallel.context",
+            "workload.micro_batch",
+            "workload.sequence_length",
+        ),
+    ),
 )

@@ -7,7 +7,17 @@ from collections.abc import Collection
 from desim.errors import Mistake
 from desim.spec.explain import locate
 from desim.spec.nodes import Node, Path
-from desim.spec.rules import experts, mesh, model, orders, policy, precision, schedule, task
+from desim.spec.rules import (
+    context,
+    experts,
+    mesh,
+    model,
+    orders,
+    policy,
+    precision,
+    schedule,
+    task,
+)
 from desim.spec.rules.finding import Finding, Rule, data_size, num_chunks
 from desim.spec.scenario import Scenario
 from desim.spec.workload import Dlrm
@@ -21,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     *policy.RULES,
     *precision.RULES,
     *task.RULES,
+    *context.RULES,
 )
 
 
