@@ -12,6 +12,7 @@ from desim.spec.base import Spec
 
 #: Words of passes; `BW` is a backward pass that is not split, where others are.
 Word = Literal["F", "B", "W", "BW"]
+_MOST_STAGES = 100_000
 _PASS = re.compile(r"(F|BW|B|W)(\d{1,9})(?:\.(\d{1,4}))?")
 
 
@@ -29,7 +30,7 @@ class Written(NamedTuple):
 class Custom(Spec):
     """A schedule of the user's own (`policies.schedule: custom`)."""
 
-    orders: tuple[str, ...] = Field(strict=False, min_length=1)
+    orders: tuple[str, ...] = Field(strict=False)
     """Passes of each stage in order, one text a stage: `F0 F1 B0 B1`. `F3` is micro-batch 3
     forward, `B3` backward, `F3.1` in chunk 1. Where `W3` (gradients of weights) stands anywhere,
     `B3` stops at the gradient of the input and `BW3` is both. A stage may also be a list
@@ -43,6 +44,8 @@ class Custom(Spec):
     def _texts(cls, value: Any) -> Any:
         if not isinstance(value, (list, tuple)):
             return value
+        if not value:
+            raise ValueError("must hold the order of every stage")
         rows = [list(row) if isinstance(row, (list, tuple)) else row for row in value]
         if rows and all(isinstance(row, list) and row and type(row[0]) is int for row in rows):
             rows = _by_stage(rows)
@@ -82,10 +85,11 @@ def part_of(stage: int, stages: int, chunk: int, *, folded_back: bool) -> int:
 
 def _by_stage(rows: list[list[Any]]) -> list[list[str]]:
     """Turn rows `[stage, word, micro_batch, chunk]` into a list of words for each stage."""
-    orders: list[list[str]] = [[] for _ in range(1 + max(row[0] for row in rows))]
     for number, row in enumerate(rows):
-        if len(row) not in (3, 4) or row[0] < 0:
+        if len(row) not in (3, 4) or not 0 <= row[0] < _MOST_STAGES:
             raise ValueError(f"row {number} must be [stage, pass, micro_batch] or have a chunk too")
+    orders: list[list[str]] = [[] for _ in range(1 + max(row[0] for row in rows))]
+    for row in rows:
         stage, word, micro_batch, *chunk = row
         orders[stage].append(f"{word}{micro_batch}" + "".join(f".{c}" for c in chunk))
     return orders

@@ -15,15 +15,17 @@ def expand_schedule(root: Node) -> None:
     """Turn `policies.schedule: {orders: ...}` or `FILE.yaml` into `schedule: custom` and `custom`.
 
     `policies.custom` may also be the path of a file. A path is relative to the file that names it,
-    then to the working directory. Raises SpecError where the file cannot be read.
+    then to the working directory. Raises SpecError where the file cannot be read, and leaves no
+    schedule then, so that nothing else is said about it.
     """
     policies = child(root, "policies")
     if policies is None or not isinstance(policies.value, dict):
         return
     written = policies.value.get("schedule")
     if written is not None and (isinstance(written.value, (dict, list)) or _is_path(written)):
-        policies.value["schedule"] = Node("custom", written.file, written.line)
+        del policies.value["schedule"]
         policies.value["custom"] = _read(written, "policies.schedule")
+        policies.value["schedule"] = Node("custom", written.file, written.line)
     elif (given := policies.value.get("custom")) is not None:
         policies.value["custom"] = _read(given, "policies.custom")
 

@@ -69,8 +69,11 @@ def test_a_file_beside_the_scenario(tmp_path: Path) -> None:
     resolved.write_text(dump_scenario(beside))
     assert load_scenario(resolved).scenario == beside
     file.write_text(text.replace("schedule: gpipe", "schedule: yours.yaml"))
-    with pytest.raises(desim.SpecError, match=r"policies.schedule: there is no such file"):
+    with pytest.raises(
+        desim.SpecError, match=r"policies.schedule: there is no such file"
+    ) as caught:
         load_scenario(file)
+    assert len(caught.value.mistakes) == 1
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,12 @@ def test_the_circle_is_named() -> None:
     """Stage 0 wants a gradient before it sends what stage 1 wants before that gradient."""
     said = refuse(["F0 B0 F1 B1 F2 B2", "F0 F1 B0 B1 F2 B2"])
     assert "stage 0 at B0 waits for B0 of stage 1, stage 1 at F1 waits for F1 of stage 0" in said
+
+
+@pytest.mark.parametrize("orders", [[], [3, 4], "F0 B0", [[0, "F"]], [(-1, "F", 0)]])
+def test_what_is_no_list_of_orders(orders: Any) -> None:
+    with pytest.raises(desim.SpecError, match=r"policies\.custom\.orders"):
+        desim.load(scenario({"orders": orders}))
 
 
 def test_stages_and_chunks() -> None:
@@ -140,6 +149,25 @@ def test_too_few_micro_batches(schedule: str, batch: int, stages: int, words: st
     with pytest.raises(desim.SpecError) as caught:
         desim.load(mapping)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "batch", "words"),
+    [
+        ("zb_h1", 8, "2 micro-batches (8 / 4) leave bubbles that schedule zb_h1 fills from 4 on"),
+        ("zb_2p", 24, "6 micro-batches (24 / 4) leave bubbles that schedule zb_2p fills from 7 on"),
+        ("interleaved", 36, "9 micro-batches on 4 stages go in 2 round(s) of 5 and 4: PyTorch"),
+        ("interleaved", 40, "10 micro-batches on 4 stages go in 2 round(s) of 5"),
+    ],
+)
+def test_notes_on_the_number_of_micro_batches(schedule: str, batch: int, words: str) -> None:
+    mapping = scenario(schedule, pipeline=4, virtual_stages=2)
+    mapping["workload"]["global_batch"] = batch
+    mapping["workload"]["model"]["layers"] = 8
+    mapping["cluster"]["devices"] = 16
+    assert any(f"workload.global_batch: {words}" in note for note in load_scenario(mapping).notes)
+    mapping["workload"]["global_batch"] = 64
+    assert not any("workload.global_batch" in note for note in load_scenario(mapping).notes)
 
 
 def test_no_room_for_a_micro_batch() -> None:

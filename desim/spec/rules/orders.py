@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice, product
 from typing import NamedTuple
 
 from desim.spec.orders import Custom, Written, part_of
@@ -53,22 +54,25 @@ def _incomplete(custom: Custom, order: tuple[Written, ...], count: int) -> Itera
     words += [("W", *item[1:]) for item in order if item.word == "BW"]
     held = Counter(words)
     kinds = ("F", "B", "W") if custom.split else ("F", "B")
-    wanted = {(k, i, c) for k in kinds for i in range(count) for c in range(custom.chunks)}
     over = sorted({item for item in held if item[1] >= count})
-    missing = sorted(wanted - set(held), key=lambda item: (item[1:], item[0]))
     again = sorted(item for item in held if held[item] > 1)
+    missing = len(kinds) * count * custom.chunks - (len(held) - len(over))
     if missing:
+        wanted = product(range(count), range(custom.chunks), kinds)
+        lacking = ((k, i, c) for i, c, k in wanted if (k, i, c) not in held)
         whole = "; a backward pass that is not split is BW" if custom.split else ""
-        yield f"lacks {_some(missing)} of {count} micro-batches{whole}"
+        shown = _some([*islice(lacking, _SHOWN)], missing)
+        yield f"lacks {shown} of {count} micro-batches{whole}"
     if again:
-        yield f"plays {_some(again)} more than once"
+        yield f"plays {_some(again, len(again))} more than once"
     if over:
-        yield f"plays {_some(over)}, but micro-batches are numbered 0 to {count - 1}"
+        shown = _some(over, len(over))
+        yield f"plays {shown}, but micro-batches are numbered 0 to {count - 1}"
 
 
-def _some(items: Sequence[tuple[str, int, int]]) -> str:
+def _some(items: Sequence[tuple[str, int, int]], count: int) -> str:
     shown = [str(Written(word, number, chunk)) for word, number, chunk in items[:_SHOWN]]  # type: ignore[arg-type]
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
     return ", ".join(shown) + more
 
 

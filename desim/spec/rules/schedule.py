@@ -11,6 +11,7 @@ from desim.spec.rules.finding import (
     Rule,
     data_size,
     micro_batches,
+    nearest_multiples,
 )
 from desim.spec.scenario import Scenario
 
@@ -63,6 +64,31 @@ def micro_batches_suffice(scenario: Scenario) -> Iterator[Finding]:
         rule = f"schedule dualpipe sends half of the micro-batches each way: {given} is odd"
         hint = f"nearest: {unit * (count - 1)} or {unit * (count + 1)}"
         yield Finding("workload.global_batch", rule, workload.global_batch, hint)
+
+
+def micro_batches_fill(scenario: Scenario) -> Iterator[Finding]:
+    """Fewer micro-batches than a zero-bubble schedule holds leave bubbles; rounds may be uneven."""
+    size, count = data_size(scenario), micro_batches(scenario)
+    schedule, stages = scenario.policies.schedule, scenario.parallel.pipeline
+    if count is None or size is None or stages < 2:
+        return
+    workload = scenario.workload
+    unit = workload.micro_batch * size
+    filled = {"zb_h2": 2 * stages - 1, "zb_2p": 2 * stages - 1}.get(schedule, stages)
+    if schedule.startswith("zb_") and count < filled:
+        text = (
+            f"{count} micro-batches ({workload.global_batch} / {unit}) leave bubbles that schedule"
+            f" {schedule} fills from {filled} on"
+        )
+        hint = f"nearest: {unit * filled}"
+        yield Finding("workload.global_batch", text, workload.global_batch, hint, note=True)
+    if schedule == "interleaved" and count > stages and count % stages:
+        rounds = count // stages
+        least, longer = divmod(count, rounds)
+        sizes = f"{least + 1} and {least}: PyTorch takes equal ones only" if longer else f"{least}"
+        text = f"{count} micro-batches on {stages} stages go in {rounds} round(s) of {sizes}"
+        hint = f"equal: {nearest_multiples(workload.global_batch, unit * stages)}" if longer else ""
+        yield Finding("workload.global_batch", text, workload.global_batch, hint, note=True)
 
 
 def splitting_fits(scenario: Scenario) -> Iterator[Finding]:
@@ -124,6 +150,7 @@ def virtual_stages_are_used(scenario: Scenario) -> Iterator[Finding]:
 RULES = (
     Rule(interleaving_fits, SCHEDULE),
     Rule(micro_batches_suffice, (*SCHEDULE, *BATCH)),
+    Rule(micro_batches_fill, (*SCHEDULE, *BATCH)),
     Rule(virtual_stages_are_used, SCHEDULE),
     Rule(splitting_fits, (*SCHEDULE, "policies")),
     Rule(schedule_choices_are_used, (*SCHEDULE, "policies")),
