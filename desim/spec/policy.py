@@ -20,9 +20,11 @@ class Overlap(Spec):
     """`none`: reduce after the last backward; `bucketed`: each bucket once it is complete
     (Megatron-LM `--overlap-grad-reduce`, PyTorch DDP, DeepSpeed `overlap_comm`); `per_layer`: the
     same with one bucket for every layer, whatever its size."""
-    param_gather: Literal["none", "prefetch"] = "prefetch"
+    param_gather: Literal["none", "prefetch", "chained"] = "prefetch"
     """ZeRO-1/2 parameters: gathered before the first forward, or bucket by bucket under it
-    (Megatron-LM `--overlap-param-gather`)."""
+    (Megatron-LM `--overlap-param-gather`). `prefetch`: all are issued when the step begins, in the
+    order of use; `chained`: each once the one before it is needed, as Megatron-LM issues them
+    inside a chunk, which leaves the host's one hardware queue free in between."""
     tensor: Literal["none", "megatron", "chunked"] = "megatron"
     """`megatron`: in a column-parallel backward the input's all-gather runs under dgrad and the
     gradient's reduce under wgrad; `none`: all tensor-parallel communication is exposed;
@@ -123,7 +125,8 @@ class Policies(Spec):
     gathered whole before attention; passed round a ring in steps that attention runs beside; or
     heads exchanged for tokens by an all-to-all before and after (Ulysses)."""
     bucket_bytes: Bytes | None = Field(alias="bucket", default=None)
-    """Size of a gradient bucket; left out: as Megatron-LM's distributed data parallel, the larger
+    """Size of a gradient bucket (Megatron-LM `--ddp-bucket-size`, in elements; PyTorch DDP
+    `bucket_cap_mb`; DeepSpeed `reduce_bucket_size`); left out: as Megatron-LM's distributed data parallel, the larger
     of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
     bucket for any other chunk."""
     bucket_padding: Literal["aligned_shards", "megatron", "megatron_busbw", "none"] = (
@@ -153,9 +156,11 @@ class Policies(Spec):
     resources: Resources = Resources()
     """What communication takes of a device."""
     split_p2p: bool = True
-    """Whether a stage sends its 1/tensor part (sequence parallel) or the whole activation."""
+    """Whether a stage sends its 1/tensor part (sequence parallel; else Megatron-LM's scatter-gather)
+    or the whole activation."""
     gradient_clipping: bool = True
-    """Whether the global gradient norm is all-reduced before the optimizer step."""
+    """Whether the global gradient norm is all-reduced before the optimizer step (Megatron-LM
+    `--clip-grad`, DeepSpeed `gradient_clipping`, torchtitan `max_norm`)."""
     sync: Literal["grad_norm", "step", "none"] = "grad_norm"
     """Where the host waits for the device: reading back the gradient norm, once at the end of the
     step (loss logging), or never."""

@@ -87,7 +87,7 @@ POLICIES = st.fixed_dictionaries(
         "overlap": st.fixed_dictionaries(
             {
                 "grad_reduce": st.sampled_from(["none", "bucketed", "per_layer"]),
-                "param_gather": st.sampled_from(["none", "prefetch"]),
+                "param_gather": st.sampled_from(["none", "prefetch", "chained"]),
                 "tensor": st.sampled_from(["none", "megatron", "chunked"]),
                 "pipeline": st.sampled_from(["blocking", "async"]),
                 "receive_ahead": st.integers(0, 1),
