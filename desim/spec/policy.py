@@ -126,9 +126,9 @@ class Policies(Spec):
     heads exchanged for tokens by an all-to-all before and after (Ulysses)."""
     bucket_bytes: Bytes | None = Field(alias="bucket", default=None)
     """Size of a gradient bucket (Megatron-LM `--ddp-bucket-size`, in elements; PyTorch DDP
-    `bucket_cap_mb`; DeepSpeed `reduce_bucket_size`); left out: as Megatron-LM's distributed data parallel, the larger
-    of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
-    bucket for any other chunk."""
+    `bucket_cap_mb`; DeepSpeed `reduce_bucket_size`); left out: as Megatron-LM's distributed data
+    parallel, the larger of 40 M and 1 M x data-parallel ranks elements in the first chunk of the
+    first stage, and one bucket for any other chunk."""
     bucket_padding: Literal["aligned_shards", "megatron", "megatron_busbw", "none"] = (
         "aligned_shards"
     )
@@ -156,8 +156,8 @@ class Policies(Spec):
     resources: Resources = Resources()
     """What communication takes of a device."""
     split_p2p: bool = True
-    """Whether a stage sends its 1/tensor part (sequence parallel; else Megatron-LM's scatter-gather)
-    or the whole activation."""
+    """Whether a stage sends its 1/tensor part (sequence parallel; else Megatron-LM's
+    scatter-gather) or the whole activation."""
     gradient_clipping: bool = True
     """Whether the global gradient norm is all-reduced before the optimizer step (Megatron-LM
     `--clip-grad`, DeepSpeed `gradient_clipping`, torchtitan `max_norm`)."""
