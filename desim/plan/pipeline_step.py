@@ -222,7 +222,7 @@ class StageStep:
             return
         overlap = self._policies.overlap
         if item.kind == "forward":
-            awaits = item.micro_batch == way.first and overlap.param_gather == "prefetch"
+            awaits = item.micro_batch == way.first and overlap.param_gather != "none"
             awaits = awaits and self._zero > 0 and self._context.data_groups.gathers
             template = self._forward(item.chunk, awaits=awaits, fresh=self._fresh(item))
             marks = self._ends.gathered[item.chunk] if awaits else None
@@ -272,13 +272,22 @@ class StageStep:
         if key not in self._cache:
             hooks: list[Hooks] = []
             if awaits:
-                hooks.append(AwaitBuckets(shares))
+                hooks.append(self._await_buckets(number))
             hooks.extend(self._low_precision(chunk) if fresh else self._amax(chunk))
             emit = self._context.emitter()
             self._join_parts(emit, number, first=True)
             forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
+
+    def _await_buckets(self, number: int) -> Hooks:
+        """What makes a chunk's first forward pass wait for its parameters."""
+        shares, ends = self._ends.shares[number], self._ends
+        if self._policies.overlap.param_gather == "prefetch":
+            return AwaitBuckets(shares)
+        return AwaitBuckets(
+            shares, lambda emit, share: ends.gather_share(emit, number, share, emit.now())
+        )
 
     def _backward(self, number: int, *, reduces: bool, adds: bool, whole: bool = False) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]

@@ -137,27 +137,40 @@ class StepEnds:
         return max(1, min(tensors, owners))
 
     def _gather(self, builder: ProgramBuilder) -> None:
-        """Issue the gathers of all parameters; without prefetch compute waits for every one."""
+        """Issue the gathers of all parameters; without prefetch compute waits for every one.
+
+        Chained gathers are issued by the forward passes, but for each chunk's first.
+        """
         if self._zero not in (1, 2) or not self._groups.gathers:
             return
-        beside = self._policies.overlap.param_gather == "prefetch"
+        beside = self._policies.overlap.param_gather != "none"
         emit = self._context.emitter()
-        for chunk, shares in enumerate(self.shares):
-            for number in reversed(range(len(shares))):
-                bucket = shares[number]
-                size = self._context.gathered_bytes(bucket.parameters, bucket.quantized)
-                groups = self._groups.of(bucket.expert)
-                messages = self._messages(chunk, bucket)
-                for _ in range(messages):
-                    mark = groups.gather(emit, size / messages, START, beside=beside)
+        issued = [list(reversed(range(len(shares)))) for shares in self.shares]
+        if self._policies.overlap.param_gather == "chained":
+            issued = [numbers[:1] for numbers in issued]
+        for chunk, numbers in enumerate(issued):
+            for number in numbers:
+                mark = self.gather_share(emit, chunk, number, START, beside=beside)
                 emit.output(f"{chunk} {gathered(number)}", mark)
                 if not beside:
                     emit.wait(mark)
         marks = builder.place(emit.finish())
         self.gathered = [
-            {gathered(i): marks[f"{chunk} {gathered(i)}"] for i in range(len(shares))}
-            for chunk, shares in enumerate(self.shares)
+            {gathered(i): marks[f"{chunk} {gathered(i)}"] for i in numbers}
+            for chunk, numbers in enumerate(issued)
         ]
+
+    def gather_share(
+        self, emit: Emitter, chunk: int, number: int, after: Mark, *, beside: bool = True
+    ) -> Mark:
+        """Issue the gather of one share of a chunk's parameters once `after` is done."""
+        share = self.shares[chunk][number]
+        size = self._context.gathered_bytes(share.parameters, share.quantized)
+        groups, messages = self._groups.of(share.expert), self._messages(chunk, share)
+        marks = [
+            groups.gather(emit, size / messages, after, beside=beside) for _ in range(messages)
+        ]
+        return marks[-1]
 
     def reduce_exposed(self, builder: ProgramBuilder, chunk: int) -> None:
         """Reduce a chunk's gradients now and wait, where the policy lets nothing overlap it."""

@@ -22,9 +22,11 @@ class Overlap(Spec):
     """`none`: reduce after the last backward; `bucketed`: each bucket once it is complete
     (Megatron-LM `--overlap-grad-reduce`, PyTorch DDP, DeepSpeed `overlap_comm`); `per_layer`: the
     same with one bucket for every layer, whatever its size."""
-    param_gather: Literal["none", "prefetch"] = "prefetch"
+    param_gather: Literal["none", "prefetch", "chained"] = "prefetch"
     """ZeRO-1/2 parameters: gathered before the first forward, or bucket by bucket under it
-    (Megatron-LM `--overlap-param-gather`)."""
+    (Megatron-LM `--overlap-param-gather`). `prefetch`: all are issued when the step begins, in the
+    order of use; `chained`: each once the one before it is needed, as Megatron-LM issues them
+    inside a chunk, which leaves the host's one hardware queue free in between."""
     tensor: Literal["none", "megatron", "chunked"] = "megatron"
     """`megatron`: in a column-parallel backward the input's all-gather runs under dgrad and the
     gradient's reduce under wgrad; `none`: all tensor-parallel communication is exposed;
@@ -148,9 +150,10 @@ class Policies(Spec):
     a2a | a2a+p2p`; torchtitan gathers or passes round (`context_parallel_rotate_method`), DeepSpeed
     Ulysses exchanges."""
     bucket_bytes: Bytes | None = Field(alias="bucket", default=None)
-    """Size of a gradient bucket; left out: as Megatron-LM's distributed data parallel, the larger
-    of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
-    bucket for any other chunk."""
+    """Size of a gradient bucket (Megatron-LM `--ddp-bucket-size`, in elements; PyTorch DDP
+    `bucket_cap_mb`; DeepSpeed `reduce_bucket_size`); left out: as Megatron-LM's distributed data
+    parallel, the larger of 40 M and 1 M x data-parallel ranks elements in the first chunk of the
+    first stage, and one bucket for any other chunk."""
     bucket_padding: Literal["aligned_shards", "megatron", "megatron_busbw", "none"] = (
         "aligned_shards"
     )
@@ -178,9 +181,11 @@ class Policies(Spec):
     resources: Resources = Resources()
     """What communication takes of a device."""
     split_p2p: bool = True
-    """Whether a stage sends its 1/tensor part (sequence parallel) or the whole activation."""
+    """Whether a stage sends its 1/tensor part (sequence parallel; else Megatron-LM's
+    scatter-gather) or the whole activation."""
     gradient_clipping: bool = True
-    """Whether the global gradient norm is all-reduced before the optimizer step."""
+    """Whether the global gradient norm is all-reduced before the optimizer step (Megatron-LM
+    `--clip-grad`, DeepSpeed `gradient_clipping`, torchtitan `max_norm`)."""
     sync: Literal["grad_norm", "step", "none"] = "grad_norm"
     """Where the host waits for the device: reading back the gradient norm, once at the end of the
     step (loss logging), or never."""

@@ -45,10 +45,13 @@ class Parallel(Spec):
     data: PositiveInt | Literal["auto"] = "auto"
     """Replicas; `auto`: as many as the devices allow."""
     zero: Annotated[int, Ge(0), Field(le=3)] = 1
-    """0: replicated; 1: optimizer states sharded; 2: gradients too; 3: parameters too (FSDP)."""
+    """0: replicated; 1: optimizer states sharded (Megatron-LM `--use-distributed-optimizer`,
+    DeepSpeed `stage: 1`); 2: gradients too (DeepSpeed `stage: 2`); 3: parameters too (FSDP,
+    torchtitan, DeepSpeed `stage: 3`)."""
     shard: PositiveInt | None = None
     """Neighbouring data-parallel ranks over which `zero` shards, each such group with a copy of its
-    own (ZeRO inside a node, hybrid sharding); left out: all of them, context ranks included."""
+    own (ZeRO inside a node, hybrid sharding: PyTorch's HYBRID_SHARD, InternEvo, Megatron-LM
+    `--num-distributed-optimizer-instances`); left out: all of them, context ranks included."""
     embedding: Literal["sharded", "replicated"] = "sharded"
     """Embedding tables of a recommendation model: spread over all ranks, or a copy on each."""
     order: str = "tp-cp-ep-dp-pp"

@@ -12,15 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from desim.models.op import Layer, Module
-from desim.plan.buckets import PADDINGS, make_buckets
+from desim.plan.buckets import PADDINGS, Bucket, make_buckets
 from desim.plan.data_groups import DataGroups
-from tests.jobs import BASE, LANE, Played, job, play
+from desim.plan.pipeline_step import stage_chunks
+from desim.plan.stages import Chunk
+from desim.plan.step_ends import StepEnds
+from tests.jobs import BASE, LANE, PHASE, Played, job, play
 
 WIDE = {**BASE["workload"]["model"], "hidden": 2048, "ffn": 8192, "heads": 16, "kv_heads": 16}
 CUTS: list[dict[str, Any]] = [
     {"overlap": {"grad_reduce": "none"}},
     {"overlap": {"grad_reduce": "per_layer"}},
     {"bucket": "5 MB"},
+    {"bucket": "5 MB", "overlap": {"param_gather": "chained"}},
     {"bucket": "100 MB"},
     {"bucket": "100 GB"},
 ]
@@ -101,6 +105,38 @@ def test_stages_reduce_every_micro_batch_of_every_chunk() -> None:
                     for row in rows:
                         beside = (spans.start_ps < spans.end_ps[row]) & computing
                         assert not (beside & (spans.end_ps > spans.start_ps[row])).any()
+
+
+def test_chained_gathers_come_one_ahead_of_their_use() -> None:
+    """Bucket j + 1 is gathered once all before bucket j's first use has been computed, and every
+    bucket is there before it is used; the order and the bytes are those of gathers issued at once.
+    """
+    chained, at_once = (
+        replicas(1, bucket="5 MB", overlap={"param_gather": mode})
+        for mode in ("chained", "prefetch")
+    )
+    assert moved(chained, "param gather").tolist() == moved(at_once, "param gather").tolist()
+    spans, rows = chained.spans(), chained.rows(name="param gather")
+    ((chunk,),) = stage_chunks(chained.plan.context)
+    buckets = list(reversed(StepEnds(chained.plan.context, 0, [chunk]).shares[0]))
+    assert len(rows) == len(buckets) > 3
+    forward = (spans.phase == PHASE["forward"]) & (spans.lane == LANE["compute"])
+    used = [_first_use_ps(chained, chunk, bucket, forward) for bucket in buckets]
+    for number, (row, first) in enumerate(zip(rows, used, strict=True)):
+        assert spans.end_ps[row] <= first
+        if number > 1:
+            before = forward & (spans.start_ps < used[number - 1])
+            assert spans.ready_ps[row] >= spans.end_ps[before].max(initial=0)
+
+
+def _first_use_ps(played: Played, chunk: Chunk, bucket: Bucket, forward: np.ndarray) -> int:
+    spans = played.spans()
+    position, part = min(bucket.modules)
+    number, layer = chunk[position]
+    kernels = [played.record.names.index(op.name) for op in layer.modules[part].forward]
+    return int(
+        spans.start_ps[forward & (spans.layer == number) & np.isin(spans.name, kernels)].min()
+    )
 
 
 UNITS = {

@@ -88,7 +88,7 @@ POLICIES = st.fixed_dictionaries(
         "overlap": st.fixed_dictionaries(
             {
                 "grad_reduce": st.sampled_from(["none", "bucketed", "per_layer"]),
-                "param_gather": st.sampled_from(["none", "prefetch"]),
+                "param_gather": st.sampled_from(["none", "prefetch", "chained"]),
                 "tensor": st.sampled_from(["none", "megatron", "chunked"]),
                 "tensor_chunks": st.sampled_from([None, 8]),
                 "tensor_exchange": st.sampled_from(["ring", "direct", "pipeline"]),

@@ -116,3 +116,18 @@ def test_neighbours_keep_what_they_gather_again(kept: int) -> None:
     held = sum(layer.parameters for layer in played.plan.context.layers[:-1]) * 2.0
     assert row.max() == pytest.approx(held / kept)
     assert row[-1] == 0.0
+
+
+@pytest.mark.parametrize("reshard", [True, False, 4])
+@pytest.mark.parametrize("issue", MODES)
+def test_overlap_is_between_the_longer_and_the_sum(issue: str, reshard: bool | int) -> None:
+    """Never faster than kernels or communication alone, nor slower than one after the other by more
+    than the contention and the slowing of collectives that the account states."""
+    played = sharded(issue=issue, host=0.0, tokens=2048, reshard_after_forward=reshard)
+    spans = played.spans()
+    took = spans.end_ps - spans.start_ps
+    compute, dp = spans.lane == LANE["compute"], spans.lane == LANE["dp"]
+    alone, moving = int(spans.alone_ps[compute].sum()), int(spans.alone_ps[dp].sum())
+    contention, slowed = int(took[compute].sum()) - alone, int(took[dp].sum()) - moving
+    assert played.accounts()[0]["contention"] == contention > 0
+    assert max(alone, moving) < played.step_ps <= alone + moving + contention + slowed

@@ -80,6 +80,8 @@ def test_refused(refuse: Refuse, changes: list[str], path: str, rule: str, hint:
     ("changes", "note"),
     [
         (["policies.overlap.grad_reduce=per_layer", "policies.bucket=5 MB"], "reduces layer by"),
+        ([*FSDP, "policies.overlap.grad_reduce=per_layer"], "grad_reduce: has no effect"),
+        (["policies.overlap.param_gather=chained", "parallel.zero=0"], "gathers no buckets"),
         ([*FSDP, "policies.bucket=5 MB"], "zero: 3 reduces layer by layer"),
         (["policies.bucket_padding=megatron", "parallel.zero=0"], "ZeRO-1 or 2 shards them"),
         ([*FSDP, "policies.reduce_every_micro_batch=true"], "fsdp.reduce_every_micro_batch says"),
@@ -105,7 +107,7 @@ def test_named_without_effect(load: Load, changes: list[str], note: str) -> None
 @pytest.mark.parametrize(
     "changes",
     [
-        ["policies.overlap.grad_reduce=per_layer"],
+        ["policies.overlap.grad_reduce=per_layer", "policies.overlap.param_gather=chained"],
         ["policies.bucket_padding=megatron_busbw"],
         ["policies.reduce_every_micro_batch=true"],
         [*FSDP, "policies.fsdp={issue: implicit, reshard_after_forward: 8}"],

@@ -18,6 +18,12 @@ def bucket_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
     if isinstance(scenario.workload.model, Dlrm):
         return
     by_layer = policies.overlap.grad_reduce == "per_layer"
+    if by_layer and zero == 3:
+        text = "has no effect: parallel.zero: 3 reduces layer by layer (policies.fsdp)"
+        yield Finding("policies.overlap.grad_reduce", text, "per_layer", note=True)
+    if policies.overlap.param_gather == "chained" and zero not in (1, 2):
+        text = f"has no effect: parallel.zero: {zero} gathers no buckets"
+        yield Finding("policies.overlap.param_gather", text, "chained", note=True)
     if policies.bucket_bytes is not None and (by_layer or zero == 3):
         why = "overlap.grad_reduce: per_layer" if by_layer and zero < 3 else "parallel.zero: 3"
         text = f"has no effect: {why} reduces layer by layer"
