@@ -1,0 +1,1 @@
+"""Studies: scenarios compared with each other and with what was measured."""
