@@ -52,7 +52,7 @@ def read_trace(path: Path, names: Names) -> Trace:
     events = data.get("traceEvents") if isinstance(data, dict) else data
     if not isinstance(events, list) or not any(isinstance(event, dict) for event in events):
         raise _refuse(path, "is no trace: it holds no list `traceEvents`")
-    complete = [e for e in events if isinstance(e, dict) and e.get("ph") == "X" and "dur" in e]
+    complete = [e for e in events if isinstance(e, dict) and _is_complete(e)]
     gpu = [e for e in complete if _category(e) in (*_KERNELS, *_COPIES)]
     if not gpu:
         hint = "profile with ProfilerActivity.CUDA"
@@ -102,16 +102,22 @@ def _refuse(path: Path, rule: str, hint: str = "", line: int = 0) -> SpecError:
     return SpecError([Mistake("", rule, hint=hint, file=shown(path), line=line)])
 
 
+def _is_complete(event: Mapping[str, Any]) -> bool:
+    """Whether an event says when it began and how long it took."""
+    times = (event.get("ts"), event.get("dur"))
+    return event.get("ph") == "X" and all(isinstance(time, (int, float)) for time in times)
+
+
 def _category(event: Mapping[str, Any]) -> str:
     return str(event.get("cat", "")).lower()
 
 
 def _start_ns(event: Mapping[str, Any]) -> int:
-    return round(float(event.get("ts", 0)) * 1000)
+    return round(float(event["ts"]) * 1000)
 
 
 def _end_ns(event: Mapping[str, Any]) -> int:
-    return _start_ns(event) + round(float(event["dur"]) * 1000)
+    return _start_ns(event) + round(max(float(event["dur"]), 0.0) * 1000)
 
 
 def _steps(events: Iterable[Mapping[str, Any]]) -> list[tuple[int, int, int]]:

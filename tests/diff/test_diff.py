@@ -282,6 +282,10 @@ def gzipped(text: str) -> bytes:
         (b"\xff\xfe\x00", "real.json: is no JSON"),
         (b"{}", "is no trace: it holds no list `traceEvents`"),
         (b'{"traceEvents": 3}', "is no trace"),
+        (
+            b'{"traceEvents": [{"ph": "X", "cat": "kernel", "ts": "1", "dur": null}]}',
+            "no kernel of",
+        ),
         (json.dumps(trace_of()).encode(), "holds no kernel of a GPU; profile with"),
         (json.dumps(trace_of(("gemm", 10, 1), steps=0)).encode(), "holds no step (ProfilerStep#N)"),
         (json.dumps(trace_of(("gemm", 9000, 1))).encode(), "no kernel that was launched within"),
