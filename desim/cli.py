@@ -31,7 +31,8 @@ python -m desim SCENARIO [options]         play a scenario and write its results
        python -m desim validate FILE.csv [...]    compare with measurements
        python -m desim calibrate [...]            measure this machine's GPU, fit its device
        python -m desim compare SCENARIO [...]     what differs between variants, and why
-       python -m desim sweep STUDY.yaml [...]     play every point of a study"""
+       python -m desim sweep STUDY.yaml [...]     play every point of a study
+       python -m desim diff TRACE RESULT_DIR      a real run's trace beside a simulated one"""
 _CODES = "exit codes: 0 done, 1 a fault of desim's, 2 a mistake in what was given, 130 interrupted"
 
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "calibrate": _calibrate,
         "compare": _compare,
         "sweep": _sweep,
+        "diff": _diff,
     }
     try:
         if given and given[0] in commands:
@@ -151,6 +153,8 @@ def validate_parser() -> argparse.ArgumentParser:
     add("--table", metavar="OUT.csv", help="write a line for every row")
     add("--write-scenarios", metavar="DIR", help="write a runnable scenario for every row")
     add("--report", metavar="OUT.md", help="write the page of accuracy")
+    add("--effects", metavar="OUT.md", help="compare the effects of policies instead, by the pairs "
+        "of rows that effects.yaml beside FILE.csv declares, and write their page")  # fmt: skip
     add("--quiet", action="store_true", help="print nothing but mistakes")
     return parser
 
@@ -299,7 +303,13 @@ def _validate(given: Sequence[str]) -> int:
 
     show = sys.stderr.isatty() and not options.quiet
     try:
-        text, unscored = validate(vars(options), show=show, command=["validate", *given])
+        if options.effects is not None:
+            from desim.validate.effects_command import validate_effects
+
+            text = validate_effects(vars(options), show=show, command=["validate", *given])
+            unscored = ""
+        else:
+            text, unscored = validate(vars(options), show=show, command=["validate", *given])
     except OSError as error:
         return _cannot_write(error)
     if not options.quiet:
@@ -364,3 +374,10 @@ def _sweep(given: Sequence[str]) -> int:
     if not options.quiet:
         print(text, end="")
     return OK if any_played else YOURS
+
+
+def _diff(given: Sequence[str]) -> int:
+    from desim.diff.command import diff
+
+    print(diff(given), end="")
+    return OK

@@ -9,6 +9,7 @@ from pathlib import Path
 import desim
 from desim import cli
 from desim.analyze.accounting import CATEGORIES
+from desim.diff.command import diff_parser
 from desim.plan.schedules import AUTOMATIC, SCHEDULES
 from desim.report import results
 from desim.spec.scenario import Scenario
@@ -79,12 +80,13 @@ def test_options_of_the_command_line() -> None:
     assert options(cli.list_parser()) == {"kind", "-h", "--help"}
     assert options(cli.validate_parser()) == {
         "file", "--tier", "--only", "--assumptions", "--jobs", "--json", "--table",
-        "--write-scenarios", "--report", "--quiet", "-h", "--help",
+        "--write-scenarios", "--report", "--effects", "--quiet", "-h", "--help",
     }  # fmt: skip
     assert options(cli.calibrate_parser()) == {
         "--out", "--yaml", "--device", "--only", "--formats", "--scenario", "--fit-only", "--quiet",
         "-h", "--help",
     }  # fmt: skip
+    assert options(diff_parser()) == {"trace", "result", "--rank", "--json", "-h", "--help"}
     assert options(cli.collectives_parser()) == {"file", "--gpu", "--system", "-h", "--help"}
     assert options(compare_parser()) == {
         "scenarios", "--vary", "--paired", "--retune", "--set", "--out", "--json", "-h", "--help",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ _COLLECTIVES = {
     "all_to_all": "AllToAll",
     "broadcast": "Broadcast",
 }
+_SIZE = re.compile(r" of (\d+) \(")
 _COPIES = {"h2d": "Memcpy HtoD (Pinned -> Device)", "d2h": "Memcpy DtoH (Device -> Pinned)"}
 
 
@@ -105,10 +107,10 @@ def _kernels(
     start_ns = (spans.start_ps + 500) // 1000
     length_ns = (spans.end_ps + 500) // 1000 - start_ns
     rows = zip(
-        spans.lane.tolist(), spans.name.tolist(), spans.kind.tolist(),
+        spans.lane.tolist(), spans.name.tolist(), spans.kind.tolist(), spans.group.tolist(),
         issued, start_ns.tolist(), length_ns.tolist(), strict=True,
     )  # fmt: skip
-    for correlation, (lane, name, kind, issue, start, length) in enumerate(
+    for correlation, (lane, name, kind, group, issue, start, length) in enumerate(
         rows, _FIRST_CORRELATION
     ):
         copy = _COPIES.get(LANES[lane])
@@ -122,8 +124,18 @@ def _kernels(
             "ph": "X", "cat": "gpu_memcpy" if copy else "kernel",
             "name": copy or _kernel_name(LANES[lane], record.names[name], record.kinds[kind]),
             "pid": rank, "tid": lane + 1, "ts": start / 1000, "dur": length / 1000,
-            "args": {"stream": lane + 1, "correlation": correlation, "device": rank},
+            "args": {"stream": lane + 1, "correlation": correlation, "device": rank,
+                     **_about(record, LANES[lane], record.kinds[kind], group)},
         }  # fmt: skip
+
+
+def _about(record: Record, lane: str, kind: str, group: int) -> dict[str, Any]:
+    """What a kernel is: a collective's name and ranks as PyTorch writes them, else desim's kind."""
+    if group < 0:
+        return {"desim kind": kind} if lane == "compute" else {}
+    match = _SIZE.search(record.groups[group])
+    size = {"Group size": int(match[1])} if match else {}
+    return {"Collective name": kind, **size}
 
 
 def _kernel_name(lane: str, name: str, kind: str) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import hypot
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from desim.spec.nodes import plain
 from desim.spec.yaml_source import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 TABLE = Path(__file__).with_name("model_error.yaml")
+_OTHERS = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,14 @@ class Family:
 
 
 def families(table: Path = TABLE) -> list[Family]:
-    """Read the table of errors."""
-    rows = plain(read_file(table))
-    return [Family(str(row["path"]), float(row["points"]), str(row["source"])) for row in rows]
+    """Read the table: the median differences from published effects, by the path changed."""
+    return [_family(str(path), row) for path, row in plain(read_file(table)).items()]
+
+
+def _family(path: str, row: Mapping[str, Any]) -> Family:
+    pairs = "1 published pair" if row["pairs"] == 1 else f"{row['pairs']} published pairs"
+    source = f"{pairs} of {', '.join(row['source'])}"
+    return Family("" if path == _OTHERS else path, float(row["median_points"]), source)
 
 
 def families_of(paths: Iterable[str], known: Sequence[Family]) -> dict[Family, list[str]]:

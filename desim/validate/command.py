@@ -39,7 +39,7 @@ def validate(options: Mapping[str, Any], *, show: bool, command: Sequence[str]) 
         tier=options["tier"],
         only=options["only"],
         assumptions=Path(options["assumptions"]) if options["assumptions"] else None,
-        processes=_processes(options["jobs"]),
+        processes=processes(options["jobs"]),
     )
     places = {name: _place(options[name]) for name in _WRITTEN}
     require_places({"--" + name.replace("_", "-"): place for name, place in places.items()})
@@ -70,8 +70,8 @@ def _unscored(comparison: Comparison) -> str:
     return f"{shown(comparison.request.file)}: {many} {could} be scored; {reason}"
 
 
-def _processes(jobs: int | None) -> int:
-    """Raises SpecError for a number of processes that cannot be."""
+def processes(jobs: int | None) -> int:
+    """Return how many processes `--jobs` asks for; raises SpecError for what cannot be."""
     if jobs is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if jobs < 1:
@@ -100,9 +100,9 @@ def _write(comparison: Comparison, places: Mapping[str, Path | None]) -> list[st
 
 def _closing(comparison: Comparison, took_s: float, written: Sequence[str]) -> list[str]:
     request = comparison.request
-    processes = "1 process" if request.processes == 1 else f"{request.processes} processes"
+    several = "1 process" if request.processes == 1 else f"{request.processes} processes"
     rows = "1 row" if len(comparison.rows) == 1 else f"{len(comparison.rows)} rows"
-    lines = [f"{rows} in {took_s:.0f} s on {processes}"]
+    lines = [f"{rows} in {took_s:.0f} s on {several}"]
     if written:
         lines.append("written: " + ", ".join(written))
     return [*lines, ""]

@@ -49,6 +49,13 @@ _PRINTED = {
     "torchtitan": Printed(_reserved),
     "bigscience": Printed(_on_device, unit=2.0**20 / 1e6),
 }
+
+
+def printed(family: str) -> Printed:
+    """Return what a family of step times prints as its peak of memory."""
+    return _PRINTED.get(family, Printed())
+
+
 #: Key of the report -> column of the file, and what desim says.
 _COMPARED: dict[str, tuple[str, Callable[[Prediction], float | None]]] = {
     "allocated": (ALLOCATED_GIB, _allocated),
@@ -113,9 +120,9 @@ def beside_step_times(played: Sequence[Played]) -> dict[str, Any]:
             continue
         given.append(one.row.id)
         prediction = one.outcome.prediction
-        printed = _PRINTED.get(one.row.family, Printed())
-        ours = printed.ours(prediction) if prediction is not None else None
+        told = printed(one.row.family)
+        ours = told.ours(prediction) if prediction is not None else None
         if ours is not None:
-            scored.append(Scored(one.row.id, one.row.family, measured * printed.unit, ours))
+            scored.append(Scored(one.row.id, one.row.family, measured * told.unit, ours))
     family = {one.row.id: one.row.family for one in played}
     return summary(len(given), scored) | {"by_family": grouped(given, scored, family.__getitem__)}

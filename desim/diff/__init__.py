@@ -1,0 +1,1 @@
+"""A trace of a real run beside a simulated one."""
