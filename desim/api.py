@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from desim.plan.program import Program
     from desim.record import Record
 
-#: Tried in turn: most pipelines settle soon, some not before hosts or slow stages are felt.
-_KEPT_REPEATS = (8, 40)
+#: Micro-batches that are kept: most pipelines settle soon. Where the pace will do and is not steady
+#: by then, more are tried.
+_KEPT_REPEATS, _MORE_KEPT_REPEATS = 8, 40
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: str | Sequence[str] = ()) -> Scenario:
@@ -107,20 +108,15 @@ def predict(scenario: Scenario) -> Prediction:
     is `pace` is the step time another, by some parts in 10,000. No record is made, so that spans,
     links and memory over time cannot be asked for. Raises as `run` does.
     """
-    tried, settled = -1, False
+    tried = -1
     for kept in _kept_repeats(scenario):
-        if settled and kept is not None:
-            continue
         plan = build_plan(scenario, kept)
         require_countable(plan)
         left_out = plan.programs[0].left_out
         if left_out == tried:
             continue
         tried = left_out
-        if left_out:
-            step_ps, settled = measure_folded(plan)
-        else:
-            step_ps = measure_step_ps(plan)
+        step_ps = measure_folded(plan) if left_out else measure_step_ps(plan)
         if step_ps is not None:
             peaks = _peak_bytes(plan.context, plan.programs, plan.ledgers)
             return Prediction(step_ps / PS_PER_S, *peaks)
@@ -132,9 +128,9 @@ def _kept_repeats(scenario: Scenario) -> tuple[int | None, ...]:
     fold_time = scenario.run.fold_time
     if fold_time is False or any(isinstance(d, Jitter) for d in scenario.disturb):
         return (None,)
-    # Schedules that split the backward pass drift by nanoseconds: one trial is enough.
-    one = scenario.policies.schedule.startswith("zb_") and fold_time != "pace"
-    return (*(_KEPT_REPEATS[:1] if one else _KEPT_REPEATS), None)
+    if fold_time == "pace":
+        return (_KEPT_REPEATS, _MORE_KEPT_REPEATS, None)
+    return (_KEPT_REPEATS, None)
 
 
 def predict_memory(scenario: Scenario) -> Prediction:

@@ -92,10 +92,13 @@ def _contract(model: type[Spec]) -> str:
 
 
 def _meanings(model: type[Spec]) -> dict[str, str]:
-    """Return the docstrings under the fields of a model."""
+    """Return the docstrings under the fields of a model and of those it extends."""
     tree = ast.parse(inspect.getsource(model)).body[0]
     assert isinstance(tree, ast.ClassDef)
     found = {}
+    for parent in model.__bases__:
+        if issubclass(parent, Spec) and parent is not Spec:
+            found.update(_meanings(parent))
     for field, after in zip(tree.body, tree.body[1:], strict=False):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
             continue

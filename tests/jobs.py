@@ -185,6 +185,13 @@ def kernels_apart() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def passes_one_by_one() -> Iterator[None]:
+    """Play every pass as it comes, none as a macro-task, while the block runs."""
+    with patch.object(simulating, "find_stretches", lambda _: {}):
+        yield
+
+
 def _time(value: float | KernelTime) -> KernelTime:
     return value if isinstance(value, KernelTime) else KernelTime(value, 0.0, 0.0)
 

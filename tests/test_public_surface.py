@@ -9,7 +9,7 @@ from pathlib import Path
 import desim
 from desim import cli
 from desim.analyze.accounting import CATEGORIES
-from desim.plan.schedules import SCHEDULES
+from desim.plan.schedules import AUTOMATIC, SCHEDULES
 from desim.report import results
 from desim.spec.scenario import Scenario
 from desim.study import study_file
@@ -130,4 +130,7 @@ def test_sections_of_a_scenario_and_schedules() -> None:
         "name", "workload", "cluster", "parallel", "policies", "kernels", "disturb", "run",
         "output",
     ]  # fmt: skip
-    assert list(SCHEDULES) == ["gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2"]
+    assert [*SCHEDULES, *AUTOMATIC] == [
+        "gpipe", "1f1b", "interleaved", "breadth_first", "zb_h1", "zb_h2", "dualpipe", "dualpipe_v",
+        "zb_1p", "zb_2p", "zb_v", "zb_auto",
+    ]  # fmt: skip

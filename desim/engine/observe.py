@@ -97,7 +97,7 @@ class _Observer:
         return RankClass(
             representative=representative,
             count=int(plan.folding.ranks.count[number]),
-            stage=int(plan.program_of[representative]),
+            stage=int(plan.stage_of[representative]),
             coordinate=plan.context.mesh.describe(representative),
             window_ps=_window_ps(rank),
         )
@@ -225,12 +225,12 @@ class _Observer:
 
 def _across_stages(plan: Plan) -> list[int]:
     """Group colours with members on several pipeline stages, messages apart."""
-    groups, wiring = plan.folding.groups, plan.wiring
+    groups, wiring, stage_of = plan.folding.groups, plan.wiring, plan.stage_of
     found = []
     for number, first in enumerate(groups.first.tolist()):
         family = wiring.family_of(first)
         members = wiring.members[family][first - wiring.first[family]]
-        if len(np.unique(plan.program_of[members])) > 1 and not family.startswith("send"):
+        if len(np.unique(stage_of[members])) > 1 and not family.startswith("send"):
             found.append(number)
     return found
 

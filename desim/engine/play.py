@@ -6,6 +6,7 @@ from array import array
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from desim.engine import macro
 from desim.engine.links import RATE_UNIT, SharedLinks
 from desim.plan.tables import COMPUTE
 
@@ -53,7 +54,7 @@ class Player:
     def _observe(self, transfer: Transfer, start: int, end: int, rate: int) -> None:
         self.moved.extend((transfer.number, start, end, rate))
 
-    def _advance(self, rank: Rank, lane: int) -> None:
+    def _advance(self, rank: Rank, lane: int) -> None:  # noqa: C901 (a call costs as much as it)
         """Start the lane's next segment, or leave word where it has to be woken."""
         track = rank.tracks[lane]
         at = rank.next[lane]
@@ -79,10 +80,33 @@ class Player:
         now = self.clock._now
         if issued > now:
             self.clock.after(issued - now, self._woken, (rank, lane))
-        elif lane == COMPUTE:
-            rank.device.run(track.first[at], track.first[at + 1])
-        else:
+        elif lane != COMPUTE:
             self._arrive(rank, lane, track.comm[at], now)
+        elif at in rank.stretches:
+            self._begin_pass(rank, at)
+        else:
+            rank.device.run(track.first[at], track.first[at + 1])
+
+    def _begin_pass(self, rank: Rank, at: int) -> None:
+        """Begin a pass: a macro-task if nothing can interact with it and it was played before."""
+        stretch, now = rank.stretches[at], self.clock._now
+        own = macro.clean(rank, stretch, now)
+        known = rank.macros.get(own) if own is not None else None
+        if known is not None:
+            macro.write(rank, stretch, known, now, self.moved)
+            self.clock.after(known.length_ps, self._end_pass, (rank, stretch))
+            return
+        if own is not None and own not in rank.macros:
+            macro.learn(rank, stretch, own, self.clock, self.moved)
+        first = rank.tracks[COMPUTE].first
+        rank.device.run(first[at], first[at + 1])
+
+    def _end_pass(self, event: Any) -> None:
+        rank, stretch = event.payload
+        macro.finish(rank, stretch)
+        for lane in stretch.lanes:
+            self._advance(rank, lane)
+        self._finished(rank, COMPUTE, stretch.ends[COMPUTE])
 
     def _woken(self, event: Any) -> None:
         self._advance(*event.payload)

@@ -12,6 +12,7 @@ from desim.record import LANES
 
 if TYPE_CHECKING:
     from desim.engine.environment import Clock
+    from desim.engine.macro import Macro, Own, Stretch
     from desim.engine.rendezvous import Group
     from desim.engine.timing import Timing
     from desim.engine.tracks import Score
@@ -26,7 +27,8 @@ class Rank:
 
     `next[lane]` is the lane's next segment, `done[lane]` counts its tasks done, `blocked[lane]`
     lists (count, lane) of lanes that wait for that count. `turns[slot]` counts arrivals.
-    `logs[lane]` holds (ready, start, end) of every collective.
+    `logs[lane]` holds (ready, start, end) of every collective. `stretches` are the passes that may
+    be macro-tasks (`macro.py`), by their first segment, `macros` what is known of them.
     """
 
     __slots__ = (
@@ -36,9 +38,11 @@ class Rank:
         "host",
         "index",
         "logs",
+        "macros",
         "next",
         "ports",
         "score",
+        "stretches",
         "tracks",
         "turns",
     )
@@ -57,6 +61,8 @@ class Rank:
         self.blocked: list[list[tuple[int, int]]] = [[] for _ in LANES]
         self.turns = [0] * len(SLOTS)
         self.logs = [array("q") for _ in LANES]
+        self.stretches: dict[int, Stretch] = {}
+        self.macros: dict[Own, Macro | None] = {}
 
     @property
     def finished(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from desim.engine.deadlock import explain_deadlock
 from desim.engine.environment import Clock
 from desim.engine.inline import inline, solo_ps
+from desim.engine.macro import find_stretches
 from desim.engine.observe import observe, step_time_ps
 from desim.engine.play import Player
 from desim.engine.rank import Port, Rank
@@ -47,16 +48,15 @@ def simulate(plan: Plan, watch: Callable[[Player], None] | None = None) -> Recor
 
 
 def simulate_briefly(plan: Plan) -> Record:
-    """Play `plan` and return its record without links and messages, at about half the cost.
+    """Play `plan` and return its record without links and messages, at less cost.
 
     Collectives that a rank class has for itself are played as kernels (`inline.py`), which changes
     `num_events` and no time. Raises DeadlockError as `simulate` does.
     """
     started = time.perf_counter()
     clock = Clock()
-    player = _played(
-        plan, Player(clock, _make_ranks(plan, TransferTable(plan), clock, inlined=True))
-    )
+    ranks = _make_ranks(plan, TransferTable(plan), clock, inlined=True)
+    player = _played(plan, _player(plan, clock, ranks))
     return observe(plan, player, None, time.perf_counter() - started)
 
 
@@ -66,46 +66,41 @@ def measure_step_ps(plan: Plan) -> int:
     Raises DeadlockError as `simulate` does.
     """
     clock = Clock()
-    player = Player(clock, _make_ranks(plan, TransferTable(plan), clock, inlined=True))
-    return step_time_ps(plan, _played(plan, player))
+    ranks = _make_ranks(plan, TransferTable(plan), clock, inlined=True)
+    return step_time_ps(plan, _played(plan, _player(plan, clock, ranks)))
 
 
-class Folded(NamedTuple):
-    """What a plan that leaves periods out came to.
+def measure_folded(plan: Plan) -> int | None:
+    """Play a plan that leaves periods out and return the step time with them, in ps.
 
-    `step_ps` is None where the whole plan has to be played; `settled` says that the pace had become
-    steady all the same, so that fewer periods left out would not show more.
-    """
-
-    step_ps: int | None
-    settled: bool = False
-
-
-def measure_folded(plan: Plan) -> Folded:
-    """Play a plan that leaves periods out and find the step time with them.
-
-    Where those left repeat to the picosecond it is exact; else, where the scenario allows it, at
-    their pace (`left_out.py`).
+    Where those left repeat, it is that of the whole plan to the picosecond; else, where the
+    scenario allows it, at their pace (`left_out.py`); else None: the whole plan has to be played.
     """
     if not all(program.repeats and is_periodic(program) for program in plan.programs):
-        return Folded(None)
+        return None
     clock = Clock()
     ranks = _make_ranks(plan, TransferTable(plan), clock, inlined=True)
     player = SteadyPlayer(clock, ranks, at_pace=plan.scenario.run.fold_time == "pace")
     player.run()
-    if player.gave_up:
-        return Folded(None, player.settled)
     if not player.folded or not all(rank.finished for rank in ranks):
-        return Folded(None)
-    return Folded(step_time_ps(plan, player), settled=True)
+        return None
+    return step_time_ps(plan, player)
 
 
 def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | None) -> Player:
     clock = Clock()
-    player = Player(clock, _make_ranks(plan, table, clock))
+    player = _player(plan, clock, _make_ranks(plan, table, clock))
     if watch is not None:
         watch(player)
     return _played(plan, player)
+
+
+def _player(plan: Plan, clock: Clock, ranks: list[Rank]) -> Player:
+    """A player of the ranks, with macro-tasks where kernels take as long each time."""
+    if not plan.disturbed.jitter:
+        for rank in ranks:
+            rank.stretches = find_stretches(rank)
+    return Player(clock, ranks)
 
 
 def _played(plan: Plan, player: Player) -> Player:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Watch:
+class Watch:
     """What is seen of a part in one step: its looks, the ends of its ranks' periods.
 
     `gone` is what was left out, `open` after how many more looks that has to be confirmed.
@@ -46,27 +46,26 @@ class _Watch:
 class SteadyPlayer(Player):
     """A player that looks at the state of each part whenever its busiest rank ends a period.
 
-    With `at_pace` the pace of the last periods will do where the state does not repeat. `gave_up`
-    says that a part came to the end of its periods without either; it was `settled` if its pace
-    was steady all the same.
+    `watches` holds what it saw of each part in each step. With `at_pace` the pace of the last
+    periods will do where the state does not repeat. Where a part comes to the end of its periods
+    without either, nothing more is played.
     """
 
     def __init__(self, clock: Clock, ranks: Sequence[Rank], *, at_pace: bool) -> None:
         super().__init__(clock, ranks)
         self._at_pace = at_pace
         self._left_out = ranks[0].score.program.left_out
-        self.gave_up = self.settled = False
         self._ends = [array("q") for _ in ranks]
-        self._marks: list[dict[int, tuple[_Watch, int]]] = [{} for _ in ranks]
-        self._watches: list[_Watch] = []
+        self._marks: list[dict[int, tuple[Watch, int]]] = [{} for _ in ranks]
+        self.watches: list[Watch] = []
         for members in parts_of(ranks):
             part = Part(members, clock, self._links)
             log = Log(members, self._ends, self.moved)
             for step in range(len(ranks[0].score.program.repeats)):
-                self._watch(_Watch(part, log, step))
+                self._watch(Watch(part, log, step))
 
-    def _watch(self, watch: _Watch) -> None:
-        self._watches.append(watch)
+    def _watch(self, watch: Watch) -> None:
+        self.watches.append(watch)
         for rank in watch.part.ranks:
             repeat = rank.score.program.repeats[watch.step]
             watch.ends_ps[rank.index] = []
@@ -76,7 +75,7 @@ class SteadyPlayer(Player):
     @property
     def folded(self) -> bool:
         """Whether every part has left its periods out in every step."""
-        return all(watch.gone is not None and not watch.open for watch in self._watches)
+        return all(watch.gone is not None and not watch.open for watch in self.watches)
 
     def _finished(self, rank: Rank, lane: int, count: int) -> None:
         if lane == COMPUTE:
@@ -105,36 +104,29 @@ class SteadyPlayer(Player):
         else:
             self._confirm(watch)
 
-    def _try(self, watch: _Watch, *, last: bool) -> None:
+    def _try(self, watch: Watch, *, last: bool) -> None:
         """Leave periods out if it is known what they come to, at the latest after the `last`."""
         gone = repeating(watch.looks, watch.log, self._left_out)
-        if gone is None and last:
+        if gone is None and last and self._at_pace:
             gone = steady(watch.looks, list(watch.ends_ps.values()), self._left_out)
-            self.settled = gone is not None
-            if not self._at_pace:
-                gone = None
         if gone is not None and watch.part.skip(gone.length_ps, gone.drifted_ps):
             watch.gone = gone
             watch.open = gone.periods if any(gone.drift_ps) else 0
         elif last:
-            self._give_up()
+            self.clock.clear()
 
-    def _confirm(self, watch: _Watch) -> None:
+    def _confirm(self, watch: Watch) -> None:
         """Compare what comes after the periods left out with what came before them."""
         assert watch.gone is not None
         watch.open -= 1
         if not watch.open and not goes_on(watch.looks, watch.log, watch.gone):
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """End here: the whole plan has to be played."""
-        self.gave_up = True
-        self.clock.clear()
+            watch.gone = None
+            self.clock.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class _Due:
     """A look that is to be taken at the end of this instant."""
 
-    watch: _Watch
+    watch: Watch
     period: int

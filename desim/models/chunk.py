@@ -7,6 +7,10 @@ pass the whole collectives run beside the other GEMM (`ub_bulk_dgrad`, `ub_bulk_
 chunks. An operand that is converted to low precision only once it is gathered keeps its gather
 whole (torchao's scales by row: pytorch/pytorch issue 149990, "all-gather-matmuls not fusing").
 
+A GEMM is cut in n parts (n = t, the tensor ranks, in both libraries) with n - 1 copies of what a
+rank sends: g + (n - 1) max(g, p) for parts of g and copies of p, which for many parts tends to the
+longer of the whole GEMM and the whole transfer.
+
 The GEMMs of the chunks go to several streams in turn (Transformer Engine, comm_gemm_overlap.cpp:
 three, `NVTE_COMM_OVERLAP_MAX_STREAMS`, of which a reduce-scatter lets two run at a time; PyTorch's
 symmetric memory: two): the first tiles of one run on the SMs that the last wave of the one before
@@ -47,7 +51,7 @@ def _chunk_module(module: Module, shard: Shard) -> Module:
         if replay and sum(_is_gemm(op) for op in replay) == 1:
             replay_steps = _gathered(replay, gather, shard)
     elif reduce:
-        forward_steps = _scattered(module.forward, reduce, shard)
+        forward_steps = _SCATTERS[shard.chunk_exchange](module.forward, reduce, shard)
         replay = module.forward if replay is None else replay
     if back:
         dgrad_steps = _gathered(module.dgrad, back, shard)
@@ -87,43 +91,66 @@ def _flat(steps: tuple[Step, ...]) -> tuple[Op, ...]:
     return tuple(op for step in steps for op in step.ops)
 
 
-def _parts(ops: tuple[Op, ...], ranks: int) -> tuple[tuple[Op, ...], Op, tuple[Op, ...]]:
-    """Return what precedes the GEMM, the GEMM of one chunk's rows, and what follows it."""
+def _parts(ops: tuple[Op, ...], count: int) -> tuple[tuple[Op, ...], Op, tuple[Op, ...]]:
+    """Return what precedes the GEMM, the GEMM of one of `count` chunks, and what follows it."""
     at = next(i for i, op in enumerate(ops) if _is_gemm(op))
     whole = ops[at]
     m, n, k = whole.shape
-    rows = m // ranks
+    rows = m // count
     part = replace(
         whole,
-        flops=whole.flops / ranks,
+        flops=whole.flops / count,
         read_bytes=whole.read_bytes * (rows * k + k * n) / (m * k + k * n),
-        write_bytes=whole.write_bytes / ranks,
+        write_bytes=whole.write_bytes / count,
         shape=(rows, n, k),
-        siblings=ranks,
+        siblings=count,
     )
     return ops[:at], part, ops[at + 1 :]
 
 
+def _copied(comm: Comm, shard: Shard, copies: int) -> tuple[Comm, ...]:
+    """One of `copies` that move what a rank sends of a collective: all but its own 1/t."""
+    sent = (shard.tensor - 1) * comm.size_bytes / shard.tensor
+    return (Comm("tp", "push", sent / copies, comm.name),)
+
+
 def _gathered(ops: tuple[Op, ...], comm: Comm, shard: Shard) -> tuple[Step, ...]:
-    """A rank begins with its own rows and passes on what it has: t - 1 pushes beside t GEMMs."""
-    ranks = shard.tensor
-    before, part, after = _parts(ops, ranks)
-    push = (Comm("tp", "push", comm.size_bytes / ranks, comm.name),)
+    """A rank begins with its own rows and passes on what it has: n - 1 copies beside n GEMMs."""
+    count = shard.tensor if shard.chunk_exchange == "pipeline" else _count(shard)
+    before, part, after = _parts(ops, count)
+    push = _copied(comm, shard, count - 1)
     first = (Step(before),) if before else ()
-    return (*first, *[Step((part,), push)] * (ranks - 1), Step((part, *after)))
+    return (*first, *[Step((part,), push)] * (count - 1), Step((part, *after)))
 
 
 def _scattered(ops: tuple[Op, ...], comm: Comm, shard: Shard) -> tuple[Step, ...]:
     """A rank computes the others' rows first and pushes each to its owner, who adds up t parts."""
-    ranks = shard.tensor
-    before, part, after = _parts(ops, ranks)
-    push = (Comm("tp", "push", comm.size_bytes / ranks, comm.name),)
+    count = _count(shard)
+    before, part, after = _parts(ops, count)
+    push = _copied(comm, shard, count - 1)
     width = shard.element_bytes
-    elements = comm.size_bytes / ranks / width
+    elements = comm.size_bytes / shard.tensor / width
     name = f"{part.name}_sum"
-    added = elementwise_op(name, "copy", shard.dtype, elements, ranks * width, width, ranks - 1.0)
+    reads = shard.tensor
+    added = elementwise_op(name, "copy", shard.dtype, elements, reads * width, width, reads - 1.0)
     return (
         Step((*before, part)),
-        *[Step((part,), push)] * (ranks - 1),
+        *[Step((part,), push)] * (count - 1),
         Step((added, *after)),
     )
+
+
+def _pipelined(ops: tuple[Op, ...], comm: Comm, shard: Shard) -> tuple[Step, ...]:
+    """A kernel reduces and scatters each chunk of all ranks' rows beside the GEMM of the next."""
+    count = _count(shard)
+    before, part, after = _parts(ops, count)
+    reduce = (replace(comm, size_bytes=comm.size_bytes / count),)
+    return (Step((*before, part)), *[Step((part,), reduce)] * (count - 1), Step(after, reduce))
+
+
+def _count(shard: Shard) -> int:
+    return shard.chunks or shard.tensor
+
+
+#: policy -> how the result of a row-parallel GEMM is reduced and scattered in chunks
+_SCATTERS = {"ring": _scattered, "direct": _scattered, "pipeline": _pipelined}

@@ -7,7 +7,9 @@ way back mirrors it (Lepikhin et al. 2020, arXiv:2006.16668; Megatron-Core's `to
 The router's probabilities travel with the tokens and scale the activation inside the experts.
 
 Tokens are taken to be spread evenly over the experts; `imbalance` gives every rank the work of the
-busiest. A capacity makes the buffers of all experts equal: `ceil(tokens x top_k / experts x
+busiest, `shard.expert_load` each its own (all-to-alls take as long as the busiest rank receives).
+The all-to-alls stand alone, or run beside the shared expert, or are cut in chunks that run beside
+the experts. A capacity makes the buffers of all experts equal: `ceil(tokens x top_k / experts x
 factor)` rows each, known to the host in advance (Fedus et al. 2021, arXiv:2101.03961, equation 3).
 Without one the host reads the counts back before it can launch what follows.
 """
@@ -19,6 +21,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from desim.models.elementwise import activation, elementwise_op
+from desim.models.expert_chunks import chunked_experts
 from desim.models.grouped import grouped_linear
 from desim.models.mlp import mlp_modules
 from desim.models.op import Comm, Module, Op
@@ -37,13 +40,25 @@ _PROBABILITY_BYTES = 4  # probabilities travel in fp32
 class Traffic:
     """Rows of hidden width that one rank moves: `sent` over the expert group, `worked` on.
 
-    `local` experts are on this rank, each with `each` rows.
+    `local` experts are on this rank, each with `each` rows. An all-to-all is `paced` by what the
+    busiest rank receives.
     """
 
     tokens: float
     sent: float
     worked: float
     local: int
+    paced: float
+
+    def part(self, count: int) -> Traffic:
+        """One of `count` equal parts."""
+        return Traffic(
+            self.tokens / count,
+            self.sent / count,
+            self.worked / count,
+            self.local,
+            self.paced / count,
+        )
 
     @property
     def each(self) -> int:
@@ -55,25 +70,41 @@ def traffic(moe: Mixture, shard: Shard) -> Traffic:
     """Return the rows that this rank sends and works on in one layer of one micro-batch."""
     tokens = shard.split_tokens
     if moe.capacity_factor is None:
-        sent = tokens * moe.top_k * moe.imbalance
+        sent = tokens * moe.top_k * (moe.imbalance if shard.busiest_load == 1 else 1.0)
     else:
         capacity = ceil(tokens * moe.top_k / moe.experts * moe.capacity_factor)
         sent = float(moe.experts * capacity)
-    return Traffic(tokens, sent, sent * shard.expert_tensor, moe.experts // shard.expert)
+    worked = sent * shard.expert_tensor * shard.expert_load
+    return Traffic(tokens, sent, worked, moe.experts // shard.expert, sent * shard.busiest_load)
 
 
 def mixture_modules(model: Transformer, moe: Mixture, shard: Shard) -> tuple[Module, ...]:
     """Return the modules of a block's experts, without norm and residual."""
     rows = traffic(moe, shard)
+    parts = (
+        _dispatch(model, shard, rows),
+        *_experts(model, moe, shard, rows),
+    )
+    moves = bool(parts[0].post_forward)
+    if moves and shard.expert_chunks > 1:
+        parts = _chunked(model, moe, shard, rows, parts)
+    shared = _shared(model, moe, shard)
+    route = router(model, moe, shard)
+    combine = _combine(model, moe, shard, rows)
+    modules = (*shared, route, *parts, combine)
+    if moves and shared and shard.shared_beside:
+        modules = (route, *_beside_shared(shared, parts), combine)
+    return tuple(replace(module, recompute=(*module.recompute, "experts")) for module in modules)
+
+
+def _experts(model: Transformer, moe: Mixture, shard: Shard, rows: Traffic) -> tuple[Module, ...]:
+    """Return what a rank does with the rows that it received, and their way back."""
     width = moe.ffn // shard.expert_tensor
     name = "experts_gate_up" if model.gated else "experts_up"
     outputs = 2 * width if model.gated else width
     shape = (rows.local, rows.each)
     sort = () if rows.local == 1 else (_sort("sort", model, shard, rows),)
-    modules = (
-        *_shared(model, moe, shard),
-        router(model, moe, shard),
-        _dispatch(model, shard, rows),
+    return (
         *sort,
         grouped_linear(name, shard, shape, model.hidden, outputs, bias=model.bias),
         replace(
@@ -82,9 +113,35 @@ def mixture_modules(model: Transformer, moe: Mixture, shard: Shard) -> tuple[Mod
         ),
         grouped_linear("experts_down", shard, shape, width, model.hidden, bias=model.bias),
         _return(model, shard, rows),
-        _combine(model, moe, shard, rows),
     )
-    return tuple(replace(module, recompute=(*module.recompute, "experts")) for module in modules)
+
+
+def _chunked(
+    model: Transformer, moe: Mixture, shard: Shard, rows: Traffic, parts: tuple[Module, ...]
+) -> tuple[Module, ...]:
+    """Return dispatch and experts in chunks, each of which travels while others are computed."""
+    count = shard.expert_chunks
+    part = rows.part(count)
+    dispatch, *inner = parts
+    first = _dispatch(model, shard, part)
+    cut = _experts(model, moe, shard, part)
+    experts = chunked_experts(tuple(inner), cut, first, count)
+    there, back = first.post_forward, first.pre_backward
+    return (replace(dispatch, post_forward=there, pre_backward=back), experts)
+
+
+def _beside_shared(shared: tuple[Module, ...], parts: tuple[Module, ...]) -> tuple[Module, ...]:
+    """Return the shared expert's first half beside the dispatch and its second beside the return.
+
+    Its input is gathered before (Megatron-Core's transformer/moe/shared_experts.py, whose second
+    stream begins and ends the same way; `--moe-shared-expert-overlap`). It is not recomputed by
+    itself there.
+    """
+    first, act, last = (replace(module, recompute=()) for module in shared)
+    dispatch, *inner, back = parts
+    dispatch = replace(dispatch, beside=2, pre_forward=first.pre_forward)
+    first = replace(first, pre_forward=())
+    return (dispatch, first, act, *inner, replace(back, beside=1), last)
 
 
 def _shared(model: Transformer, moe: Mixture, shard: Shard) -> tuple[Module, ...]:
@@ -127,7 +184,7 @@ def _hops(
     row = model.hidden * shard.element_bytes
     comms = []
     if shard.expert > 1:
-        comms.append(Comm("ep", "all_to_all", rows.sent * row, f"{way}{end}"))
+        comms.append(Comm("ep", "all_to_all", rows.paced * row, f"{way}{end}"))
     if shard.expert_tensor > 1:
         collective: Literal["all_gather", "reduce_scatter"]
         collective = "all_gather" if out else "reduce_scatter"
@@ -139,7 +196,7 @@ def _dispatch(model: Transformer, shard: Shard, rows: Traffic) -> Module:
     """Copy every token once per expert that it visits, in the order of the experts."""
     probabilities: tuple[Comm, ...] = ()
     if shard.expert > 1:
-        size = rows.sent * _PROBABILITY_BYTES
+        size = rows.paced * _PROBABILITY_BYTES
         probabilities = (Comm("ep", "all_to_all", size, "probabilities"),)
     sent, tokens = rows.sent, rows.tokens
     return Module(

@@ -64,10 +64,11 @@ class Op:
 class Comm:
     """A collective that a module needs.
 
-    `group` names a mesh group (`tp`, `cp`, `ep`, `etp`, `world`; `etp` share an expert's
-    matrices), `size_bytes` is the whole tensor: the gathered result of an all-gather, the input of
-    a reduce-scatter or all-reduce, what one rank sends in an all-to-all or, to the next member, in
-    a shift (by a kernel) or push (by a copy engine).
+    `group` names a mesh group (`tp`, `cp`, `ep`, `etp`, `world`; `etp` share an expert's matrices,
+    `cp_inside` and `cp_across` are the two levels of context groups), `size_bytes` is the whole
+    tensor: the gathered result of an all-gather, the input of a reduce-scatter or all-reduce, what
+    one rank sends in an all-to-all or, to the next member, in a shift (by a kernel) or push (by a
+    copy engine).
     """
 
     group: str
@@ -88,8 +89,8 @@ class Comm:
 class Step:
     """Kernels of a module with the collectives that may run beside them.
 
-    The collectives begin once the kernels of the step before are done; the kernels of the next step
-    wait for them.
+    The collectives begin, one after the other, once the kernels of the step before are done; the
+    kernels of the next step wait for them.
     """
 
     ops: tuple[Op, ...]
@@ -110,7 +111,8 @@ class Module:
     step, or in every one under FSDP. `quantized` of the `parameters` have copies in low precision,
     `frozen` of them are not trained; they are those of `tensors` weights. `expert` marks the
     parameters of experts, which other ranks hold copies of than of the rest. After a module with
-    `read_back` the host waits for a result of its forward pass.
+    `read_back` the host waits for a result of its forward pass. `beside` of the modules that follow
+    run beside `post_forward`, and backward beside `pre_backward`.
 
     `saved_bytes` are made of `saved_input_bytes`, which are the result of the module before it, and
     of what only this module makes. `recompute` are the entries of `policies.recompute_modules` that
@@ -147,6 +149,7 @@ class Module:
     quantized: int = 0
     frozen: int = 0
     tensors: int = 1
+    beside: int = 0
 
     @property
     def trained(self) -> int:

@@ -25,12 +25,18 @@ class Shard:
     `data_ranks` are the ranks over which embedding tables are spread (1: a copy on each).
     `pipeline` only decides whether a tied head needs a copy of the embedding of its own;
     `context_exchange` says how context ranks see each other's keys;
-    `chunked` cuts tensor-parallel collectives in as many chunks as there are tensor ranks.
+    `chunked` cuts tensor-parallel collectives in `chunks` (None: as many as there are tensor ranks)
+    that travel by `chunk_exchange`.
     `any_layout`: the device's fp8 GEMMs take operands in any layout; Hopper's need both contiguous
     along k, Blackwell's do not (Transformer Engine user guide, FP8 current scaling). `adapters`:
     the low-rank adapters that are trained where the model is frozen. `expert` ranks share the
     experts of a layer, `expert_tensor` the matrices of every expert. `main_gradients`: gradients
     are added to buffers that last for the step; FSDP reduces those of each micro-batch instead.
+    `context_inside` neighbours of a context group exchange heads where there are two levels;
+    `context_place` is the rank's place in the sequence where each holds one chunk of it, None where
+    causal work is balanced. `expert_load` are the tokens of this rank's experts over the mean,
+    `busiest_load` those of the busiest rank of its expert group. Rows for experts travel in
+    `expert_chunks`; `shared_beside`: beside the shared expert.
     """
 
     tensor: int
@@ -49,6 +55,14 @@ class Shard:
     expert: int = 1
     expert_tensor: int = 1
     main_gradients: bool = True
+    chunks: int | None = None
+    chunk_exchange: str = "ring"
+    context_inside: int = 1
+    context_place: int | None = None
+    expert_load: float = 1.0
+    busiest_load: float = 1.0
+    expert_chunks: int = 1
+    shared_beside: bool = False
 
     @property
     def recipe(self) -> Recipe | None:

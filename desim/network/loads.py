@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: A dense table is cheaper than a sort while it has at most this many cells per entry.
 _DENSE_CELLS = 4
 
+#: Kernels that move everything through their channels, as many as they hold multiprocessors.
+_CHANNELLED = ("ring", "tree", "pat", "messages")
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -126,8 +129,28 @@ class Loads:
         inside = self._seconds(group[local], link[local], load[local])
         if pace is not None:
             inside = pace.applied(inside)
+        if kernel in _CHANNELLED:
+            inside = np.maximum(inside, self._channel_seconds(group, link, load, sms))
         outside = self._seconds(group[~local], link[~local], load[~local])
         return Profile(group, link, load, near, far, inside, outside, sms, protocols)
+
+    def _channel_seconds(
+        self,
+        group: NDArray[np.int64],
+        link: NDArray[np.int64],
+        load: NDArray[np.float64],
+        channels: int,
+    ) -> NDArray[np.float64]:
+        """Seconds per byte that a kernel's channels take for what goes over its device's links."""
+        topology = self.topology
+        rate = topology.system.device.communication.channel_bytes_per_s
+        heaviest = np.zeros(self.num_groups)
+        if rate is not None and channels > 0:
+            local = topology.shape.local
+            out, into = topology.start(f"{local}_out"), topology.start(f"{local}_in")
+            own = (link >= out) & (link < 2 * into - out)
+            np.maximum.at(heaviest, group[own], load[own] / (channels * rate))
+        return heaviest
 
     def _seconds(
         self, group: NDArray[np.int64], link: NDArray[np.int64], load: NDArray[np.float64]

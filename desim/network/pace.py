@@ -38,6 +38,11 @@ def message_pace(places: Places) -> Pace:
     )
 
 
+def copy_pace(places: Places) -> Pace:
+    """The links of a mesh that join a pair, for copies straight between members."""
+    return Pace(mesh.factors(places, 1, messages=True) if _meshed(places) else 1.0)
+
+
 def channel_seconds_per_byte(topology: Topology) -> tuple[float, float]:
     """Time per byte on one channel, inside a node or NVLink domain and between them.
 
@@ -49,7 +54,10 @@ def channel_seconds_per_byte(topology: Topology) -> tuple[float, float]:
     local = topology.capacity_bytes_per_s[topology.start(f"{topology.shape.local}_out")]
     fabric = system.fabric
     nic_bytes_per_s = fabric.nic_bytes_per_s * fabric.efficiency
-    return max(channels, 1) / float(local), _CHANNELS_PER_NIC / nic_bytes_per_s
+    share_s = max(channels, 1) / float(local)
+    if held.channel_bytes_per_s is not None:
+        share_s = max(share_s, 1 / held.channel_bytes_per_s)
+    return share_s, _CHANNELS_PER_NIC / nic_bytes_per_s
 
 
 def _meshed(places: Places) -> bool:

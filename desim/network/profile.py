@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from desim.network.topology import Topology
 
-__all__ = ["Profile", "collective_profile", "copy_profile", "send_profile"]
+__all__ = ["Profile", "collective_profile", "copy_profile", "send_profile", "thinned"]
 
 
 def collective_profile(
@@ -30,6 +31,13 @@ def collective_profile(
     keeps for itself included).
     """
     return ALGORITHMS[collective][algorithm](places_of(topology, members))
+
+
+def thinned(topology: Topology, profile: Profile, share: NDArray[np.float64]) -> Profile:
+    """The profile with a share, by group, of its bytes between nodes or NVLink domains."""
+    outside = profile.link >= topology.start("nic_out")
+    load = np.where(outside, profile.load * share[profile.group], profile.load)
+    return replace(profile, load=load, far_seconds_per_byte=profile.far_seconds_per_byte * share)
 
 
 def send_profile(

@@ -10,6 +10,8 @@ import numpy as np
 from desim.network.protocols import NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from desim.network.loads import Profile
@@ -30,8 +32,10 @@ class Choice:
     scale: NDArray[np.float64]
 
 
-def choose(profiles: dict[str, Profile], size_bytes: float) -> Choice:
-    """Take the algorithm and protocol that are fastest alone for every group.
+def choose(
+    profiles: dict[str, Profile], size_bytes: float, protocols: Collection[str] = NAMES
+) -> Choice:
+    """Take the algorithm and protocol, one of `protocols`, that are fastest alone for every group.
 
     Time alone is the protocol's latency + size x its seconds per byte; slices that a chain passes
     on take time but are not foreseen. Equal times go to the first
@@ -42,6 +46,7 @@ def choose(profiles: dict[str, Profile], size_bytes: float) -> Choice:
         (index, NAMES.index(protocol.name), protocol, profile)
         for index, profile in enumerate(profiles.values())
         for protocol in profile.protocols
+        if protocol.name in protocols
     ]
     latency_s = np.stack(
         [protocol.latency_s(profile, size_bytes) for _, _, protocol, profile in options]

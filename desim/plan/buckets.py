@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
@@ -10,15 +11,26 @@ from desim.plan.passes import Hooks
 from desim.plan.template import Input
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from desim.models.op import Op
     from desim.plan.data_groups import DataGroups
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
 
-#: Megatron-LM pads every bucket of the distributed optimizer to this many elements per rank.
+#: Elements per rank to which a bucket is padded, so that every rank's shard is aligned.
 PADDING = 64
+
+#: `policies.bucket_padding`: ranks that share a bucket -> what its size is a multiple of.
+#: Megatron-LM's core/distributed/param_and_grad_buffer.py rounds the ends of the distributed
+#: optimizer's buckets up to lcm(ranks, 128), with `--ddp-pad-buckets-for-high-nccl-busbw` to
+#: lcm(ranks, 128, 2^16).
+PADDINGS: dict[str, Callable[[int], int]] = {
+    "aligned_shards": lambda ranks: PADDING * ranks,
+    "megatron": lambda ranks: lcm(ranks, 128),
+    "megatron_busbw": lambda ranks: lcm(ranks, 128, 2**16),
+    "none": lambda ranks: 1,
+}
 
 #: Memory owner of gradients between their backward pass and their reduction.
 WHOLE_GRADIENTS = "whole gradients"
@@ -80,14 +92,22 @@ class GradientWidth:
 
 
 def make_buckets(
-    chunk: Chunk, bucket_parameters: float, groups: DataGroups, *, pad: bool
+    chunk: Chunk,
+    bucket_parameters: float,
+    groups: DataGroups,
+    *,
+    pad: bool,
+    padding: str = "aligned_shards",
+    by_layer: bool = False,
 ) -> list[Bucket]:
     """Cut a chunk's parameters into buckets in the order in which the backward pass finishes them.
 
-    A bucket is closed once it holds `bucket_parameters`, as in Megatron-LM and torch DDP. With
-    `pad` its size is rounded up to a multiple of 64 x the ranks that share it, so that every rank's
-    shard is aligned (ZeRO-1/2). Experts with groups of their own have buckets of their own.
+    A bucket is closed once it holds `bucket_parameters`, as in Megatron-LM and torch DDP, and
+    `by_layer` at the end of every layer. With `pad` its size is rounded up as `padding` (a name in
+    `PADDINGS`) says, so that every rank's shard is equal and aligned (ZeRO-1/2). Experts with
+    groups of their own have buckets of their own.
     """
+    unit = PADDINGS[padding if pad else "none"]
     kinds: dict[tuple[bool, ...], DataGroups] = {(False, True): groups}
     if groups.experts is not None:
         kinds = {(False,): groups, (True,): groups.experts}
@@ -95,19 +115,26 @@ def make_buckets(
         bucket
         for kind, those in kinds.items()
         if those.ranks > 1
-        for bucket in _buckets_of(chunk, bucket_parameters, those.shard, kind, pad=pad)
+        for bucket in _buckets_of(chunk, bucket_parameters, unit(those.shard), kind, by_layer)
     ]
     return sorted(buckets, key=lambda bucket: bucket.modules[-1], reverse=True)
 
 
 def _buckets_of(
-    chunk: Chunk, bucket_parameters: float, ranks: int, kinds: Collection[bool], *, pad: bool
+    chunk: Chunk, bucket_parameters: float, unit: int, kinds: Collection[bool], by_layer: bool
 ) -> list[Bucket]:
     """Cut the parameters of experts, of the others, or of both into buckets."""
     expert = False not in kinds
     buckets: list[Bucket] = []
     modules: list[tuple[int, int]] = []
     parameters = quantized = 0
+
+    def close() -> None:
+        nonlocal modules, parameters, quantized
+        whole = -(-parameters // unit) * unit
+        buckets.append(Bucket(whole, parameters, quantized, tuple(modules), expert))
+        modules, parameters, quantized = [], 0, 0
+
     for position in reversed(range(len(chunk))):
         layer = chunk[position][1]
         for part in reversed(range(len(layer.modules))):
@@ -118,18 +145,12 @@ def _buckets_of(
             parameters += module.trained
             quantized += 0 if module.frozen else module.quantized
             if parameters >= bucket_parameters:
-                whole = _padded(parameters, ranks, pad)
-                buckets.append(Bucket(whole, parameters, quantized, tuple(modules), expert))
-                modules, parameters, quantized = [], 0, 0
+                close()
+        if by_layer and modules:
+            close()
     if modules:
-        whole = _padded(parameters, ranks, pad)
-        buckets.append(Bucket(whole, parameters, quantized, tuple(modules), expert))
+        close()
     return buckets
-
-
-def _padded(parameters: int, ranks: int, pad: bool) -> int:
-    unit = PADDING * ranks
-    return -(-parameters // unit) * unit if pad else parameters
 
 
 class ReduceBuckets(Hooks):

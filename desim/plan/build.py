@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,17 +12,21 @@ from desim.kernels.software import stack
 from desim.models.build import build_layers
 from desim.models.shard import Shard
 from desim.network.topology import build_topology
+from desim.plan.connections import in_issue_order
 from desim.plan.context import Context
 from desim.plan.disturb import Disturbed, disturb
 from desim.plan.dlrm_step import dlrm_programs
 from desim.plan.fold import Edges, Folding, fold
+from desim.plan.kinds import kinds_of
 from desim.plan.ledger import make_ledger
 from desim.plan.mesh import build_mesh
 from desim.plan.pipeline_step import pipeline_programs, stage_chunks
-from desim.plan.schedules import FOLDED_BACK
+from desim.plan.schedules import layout_of
 from desim.plan.tables import Tables
 from desim.plan.wiring import wire
 from desim.record import PS_PER_S
+from desim.spec.context import heads_inside
+from desim.spec.loads import expert_loads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from desim.kernels.time import KernelTime
     from desim.models.op import Layer
     from desim.plan.ledger import Ledger
+    from desim.plan.mesh import Mesh
     from desim.plan.program import Program
     from desim.plan.wiring import Wiring
     from desim.spec.scenario import Scenario
@@ -41,7 +46,8 @@ _PROGRAMS = {"transformer": pipeline_programs, "dlrm": dlrm_programs}
 class Plan:
     """All that the engine needs: what every rank does, with whom, over which links.
 
-    Rank r plays `programs[program_of[r]]`; kernel i of the tables takes `kernel_times[i]` alone.
+    Rank r plays `programs[program_of[r]]`, those of all stages for each kind of rank; kernel i of
+    the tables takes `kernel_times[i]` alone.
     """
 
     context: Context
@@ -54,6 +60,11 @@ class Plan:
     disturbed: Disturbed
     notes: tuple[str, ...]
     """What the user should know about how the scenario was read."""
+
+    @property
+    def stage_of(self) -> NDArray[np.int64]:
+        """Pipeline stage of every rank."""
+        return self.context.mesh.coordinate("pp")
 
     @property
     def scenario(self) -> Scenario:
@@ -79,7 +90,7 @@ def shard_of(scenario: Scenario) -> Shard:
         sequence_length=workload.sequence_length,
         precision=workload.precision,
         kernels=scenario.kernels,
-        pipeline=1 if scenario.policies.schedule in FOLDED_BACK else parallel.pipeline,
+        pipeline=1 if layout_of(scenario.policies).folded_back else parallel.pipeline,
         context_exchange=scenario.policies.context,
         chunked=scenario.policies.overlap.tensor == "chunked",
         any_layout=scenario.cluster.system.device.any_layout,
@@ -87,6 +98,12 @@ def shard_of(scenario: Scenario) -> Shard:
         expert=parallel.expert,
         expert_tensor=parallel.expert_tensor or parallel.tensor,
         main_gradients=not reduced_at_once(scenario),
+        chunks=scenario.policies.overlap.tensor_chunks,
+        chunk_exchange=scenario.policies.overlap.tensor_exchange,
+        context_inside=heads_inside(scenario),
+        busiest_load=max(expert_loads(scenario)),
+        expert_chunks=scenario.policies.experts.chunks,
+        shared_beside=scenario.policies.experts.shared == "beside",
     )
 
 
@@ -95,36 +112,49 @@ def layers_of(scenario: Scenario) -> tuple[Layer, ...]:
     return build_layers(scenario.workload, shard_of(scenario))
 
 
+def mesh_of(scenario: Scenario) -> Mesh:
+    """The mesh of a scenario, with the levels of its context groups."""
+    return replace(build_mesh(scenario.parallel), context_inside=heads_inside(scenario))
+
+
 def make_context(scenario: Scenario, kept_repeats: int | None = None) -> Context:
     """Build layers, mesh and tables of a scenario."""
     software = stack(scenario.kernels)
+    mesh = mesh_of(scenario)
+    first, *others = kinds_of(scenario, mesh, shard_of(scenario)).shards
     return Context(
         scenario=scenario,
-        layers=layers_of(scenario),
-        mesh=build_mesh(scenario.parallel),
+        layers=build_layers(scenario.workload, first),
+        mesh=mesh,
         tables=Tables(),
         launch_ps=round(software.launch_s * PS_PER_S),
         group_launch_ps=round(software.group_launch_s * PS_PER_S),
         collective_launch_ps=round(software.collective_launch_s * PS_PER_S),
         graph_launch_ps=round(software.graph_launch_s * PS_PER_S) if software.graphs else None,
         kept_repeats=kept_repeats,
+        others=tuple(build_layers(scenario.workload, shard) for shard in others),
     )
 
 
 def build_programs(context: Context) -> tuple[tuple[Program, ...], tuple[Ledger, ...]]:
-    """Build the distinct programs of a job, one per pipeline stage, and their memory ledgers."""
+    """Build the distinct programs of a job and their memory ledgers.
+
+    There is one per pipeline stage, for each kind of rank.
+    """
     family = context.scenario.workload.model.family
     programs = tuple(_PROGRAMS[family](context))
+    if context.scenario.policies.resources.max_connections == 1:
+        programs = tuple(in_issue_order(program) for program in programs)
     held = held_layers(context)
     ledgers = [make_ledger(context, p, layers) for p, layers in zip(programs, held, strict=True)]
     return programs, tuple(ledgers)
 
 
 def held_layers(context: Context) -> list[tuple[Layer, ...]]:
-    """Layers that a rank of each stage holds."""
+    """Layers that a rank of each stage holds, for each kind of rank."""
     if context.scenario.workload.model.family == "dlrm":
         return [context.layers]
-    stages = stage_chunks(context)
+    stages = [chunks for kind in context.kinds for chunks in stage_chunks(kind)]
     return [tuple(layer for chunk in chunks for _, layer in chunk) for chunks in stages]
 
 
@@ -137,16 +167,17 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
     context = make_context(scenario, kept_repeats)
     programs, ledgers = build_programs(context)
     mesh = context.mesh
-    topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
+    topology = build_topology(context.system, scenario.cluster.devices)
     disturbed = disturb(scenario, topology)
     wiring = wire(
         mesh,
         disturbed.topology,
         context.tables,
-        scenario.policies.collectives,
-        context.data_groups.shard,
+        scenario,
+        context.data_groups.neighbours,
     )
-    program_of = mesh.coordinate("pp")
+    kind = kinds_of(scenario, mesh, shard_of(scenario)).of_rank
+    program_of = kind * mesh.sizes["pp"] + mesh.coordinate("pp")
     kernels = kernel_model(scenario)
     kernel_times = tuple(kernels.time(op) for op in context.tables.ops)
     return Plan(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from desim.models.recipe import Recipe
     from desim.plan.mesh import Mesh
     from desim.plan.tables import Tables
+    from desim.spec.hardware import System
     from desim.spec.scenario import Scenario
 
 
@@ -42,11 +43,23 @@ class Context:
     """Host time to launch a captured pass; None where passes are launched kernel by kernel."""
     kept_repeats: int | None = None
     """Periods of equal micro-batches that are planned, about; None: all."""
+    others: tuple[tuple[Layer, ...], ...] = ()
+    """Layers as ranks of further kinds see them (`plan.kinds`)."""
+
+    @property
+    def kinds(self) -> tuple[Context, ...]:
+        """The context of every kind of rank, which share the tables."""
+        return (self, *(replace(self, layers=layers, others=()) for layers in self.others))
 
     def emitter(self) -> Emitter:
         """A writer of templates."""
         launches = (self.launch_ps, self.collective_launch_ps, self.group_launch_ps)
         return Emitter(self.tables, *launches)
+
+    @property
+    def system(self) -> System:
+        """The cluster's system as the policies use it."""
+        return self.scenario.policies.resources.applied(self.scenario.cluster.system)
 
     @property
     def gradient_ranks(self) -> int:
@@ -63,17 +76,21 @@ class Context:
         if self.mesh.experts is not None:
             copies = self.mesh.experts.sizes["dp"]
             experts = DataGroups(copies, copies, "edp", whole=whole)
-        ranks = self.gradient_ranks
-        return DataGroups(ranks, shard or ranks, experts=experts, whole=whole)
+        ranks, kept = self.gradient_ranks, policies.fsdp.reshard_after_forward
+        reshard = 0 if self.scenario.parallel.zero < 3 or isinstance(kept, bool) else kept
+        return DataGroups(ranks, shard or ranks, experts=experts, whole=whole, reshard=reshard)
 
     def bucket_parameters(self, *, whole_chunk: bool) -> float:
         """Parameters at which a gradient bucket is closed.
 
         Where the scenario gives no size, Megatron-LM's: max(40 M, 1 M x data-parallel ranks), so
         that a larger group's shards do not get too small, and one bucket where the pipeline hides
-        the reduction (`whole_chunk`: not the first chunk of the first stage).
+        the reduction (`whole_chunk`: not the first chunk of the first stage). Buckets of whole
+        layers are closed by their layer alone.
         """
         policies = self.scenario.policies
+        if policies.overlap.grad_reduce == "per_layer":
+            return inf
         if policies.bucket_bytes is not None:
             return policies.bucket_bytes / self.gradient_bytes
         if whole_chunk or policies.overlap.grad_reduce == "none":

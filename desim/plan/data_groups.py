@@ -36,6 +36,13 @@ class DataGroups:
     """Groups of the experts' parameters, where they are not those of the others."""
     whole: bool = False
     """Whether states are given out by whole tensors."""
+    reshard: int = 0
+    """Neighbours that keep a layer whole among them between its passes (FSDP2); 0: none do."""
+
+    @property
+    def neighbours(self) -> int:
+        """Ranks of a part of the data-parallel group, where something is shared in parts of it."""
+        return self.reshard or self.shard
 
     def of(self, expert: bool) -> DataGroups:
         """Return the groups of the parameters of experts, or of the others."""
@@ -77,12 +84,22 @@ class DataGroups:
         return mark
 
     def gather(
-        self, emit: Emitter, size_bytes: float, after: Mark | Input, *, beside: bool
+        self,
+        emit: Emitter,
+        size_bytes: float,
+        after: Mark | Input,
+        *,
+        beside: bool,
+        again: bool = False,
     ) -> Mark:
-        """Issue the gather of parameters that are `size_bytes` when whole, once `after` is done."""
+        """Issue the gather of parameters that are `size_bytes` when whole, once `after` is done.
+
+        `again`: they were there before, and `reshard` neighbours may have kept them.
+        """
         phase, emit.phase = emit.phase, "parameters"
+        group = "shard" if again and self.reshard else self._shard_group
         spread: Literal["broadcast", "all_gather"] = "broadcast" if self.whole else "all_gather"
-        comm = Comm(self._shard_group, spread, size_bytes, "param gather")
+        comm = Comm(group, spread, size_bytes, "param gather")
         mark = emit.collective(comm, after, beside=beside, lane="dp")
         emit.phase = phase
         return mark

@@ -87,5 +87,6 @@ def _hooks(context: Context, chunk: Chunk) -> list[Hooks]:
     if groups.ranks == 1:
         return []
     wanted = context.bucket_parameters(whole_chunk=False)
-    buckets = make_buckets(chunk, wanted, groups, pad=False)
+    by_layer = context.scenario.policies.overlap.grad_reduce == "per_layer"
+    buckets = make_buckets(chunk, wanted, groups, pad=False, by_layer=by_layer)
     return [ReduceBuckets(buckets, groups, context.gradient_width, scatter=False, frees=False)]

@@ -20,11 +20,14 @@ class Mesh:
     `order` names the axes from the one whose neighbours are consecutive ranks outward, as
     Megatron-LM's `--order` does. `experts` is a second layout of the same ranks, by which experts
     are shared: its `tp` are the ranks of one expert's matrices, its `dp` the copies of an expert.
+    `context_inside` neighbours on `cp` form a group of their own where context parallelism has two
+    levels.
     """
 
     order: tuple[str, ...]
     sizes: dict[str, int]
     experts: Mesh | None = None
+    context_inside: int = 1
 
     @property
     def num_ranks(self) -> int:

@@ -9,9 +9,10 @@ import numpy as np
 
 from desim.kernels.model import kernel_model
 from desim.network.topology import build_topology
-from desim.plan.schedules import AUTOMATIC, FOLDED_BACK, SCHEDULES, SPLIT
+from desim.plan.schedules import AUTOMATIC, SCHEDULES, layout_of
 from desim.plan.schedules.automatic import automatic
 from desim.plan.schedules.costs import Costs, play_orders
+from desim.plan.schedules.custom import custom_orders
 from desim.plan.step_ends import clean_cut
 from desim.plan.tables import COMPUTE, SLOT, CommOp
 from desim.plan.wiring import wire
@@ -42,17 +43,27 @@ def make_orders(
     orders need until every stage takes as long for a step as the others.
     """
     policies, count = context.scenario.policies, context.scenario.parallel.pipeline
-    name, micro_batches = policies.schedule, context.micro_batches
-    if name not in SPLIT:
-        chunks = context.scenario.parallel.virtual_stages
-        return [SCHEDULES[name](s, count, micro_batches, chunks) for s in range(count)], count
+    name, joined = policies.schedule, clean_cut(context)
+    if not layout_of(policies).split:
+        return _fixed(context), count
     costs = _costs(context, stages, message_bytes)
-    joined = clean_cut(context)
     if name in AUTOMATIC:
-        orders = _automatic(costs, micro_batches, AUTOMATIC[name], joined=joined)
+        limit = AUTOMATIC[name] or policies.schedule_memory
+        orders = _automatic(costs, context.micro_batches, limit, joined=joined)
     else:
-        orders = [SCHEDULES[name](s, count, micro_batches, 1) for s in range(count)]
+        orders = _fixed(context)
     return orders, 1 if joined else _settling_steps(orders, costs)
+
+
+def _fixed(context: Context) -> list[list[Pass]]:
+    """Orders that do not depend on what passes cost."""
+    policies, parallel = context.scenario.policies, context.scenario.parallel
+    if policies.schedule == "custom":
+        assert policies.custom is not None, "a rule refuses it"
+        return custom_orders(policies.custom)
+    order, chunks = SCHEDULES[policies.schedule], parallel.virtual_stages
+    stages = parallel.pipeline
+    return [order(stage, stages, context.micro_batches, chunks) for stage in range(stages)]
 
 
 def _settling_steps(orders: list[list[Pass]], costs: Costs) -> int:
@@ -70,6 +81,7 @@ def _settling_steps(orders: list[list[Pass]], costs: Costs) -> int:
 def _costs(context: Context, stages: list[Chunks], message_bytes: float) -> Costs:
     """Add up what passes take alone: kernels, and collectives that nothing runs beside."""
     tables, scenario = context.tables, context.scenario
+    layout = layout_of(scenario.policies)
     beside = scenario.policies.overlap.pipeline == "async"
     op = CommOp(SLOT["send_forward"], "send_recv", round(message_bytes), beside)
     message = tables.comm(op)
@@ -95,7 +107,8 @@ def _costs(context: Context, stages: list[Chunks], message_bytes: float) -> Cost
         weight_s=table("weight"),
         kept=tuple(tuple(_kept(chunk) for chunk in chunks) for chunks in stages),
         message_s=comm_s[message],
-        folded_back=scenario.policies.schedule in FOLDED_BACK,
+        folded_back=layout.folded_back,
+        mirrored=layout.mirrored,
     )
 
 
@@ -119,9 +132,9 @@ def _kept(chunk: dict[Kind, Template]) -> float:
 def _comm_seconds(context: Context) -> list[float]:
     """Time alone of every collective of the tables, on the slowest of its groups."""
     scenario, tables = context.scenario, context.tables
-    topology = build_topology(scenario.cluster.system, scenario.cluster.devices)
-    shard = context.data_groups.shard
-    wiring = wire(context.mesh, topology, tables, scenario.policies.collectives, shard)
+    topology = build_topology(context.system, scenario.cluster.devices)
+    shard = context.data_groups.neighbours
+    wiring = wire(context.mesh, topology, tables, scenario, shard)
     seconds = []
     for comm, use in zip(tables.comms, wiring.uses, strict=True):
         per_byte = wiring.profiles[use.profile].seconds_per_byte * use.scale

@@ -17,7 +17,7 @@ from desim.plan.weight_pass import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from desim.models.op import Comm, Module, Op, Step
+    from desim.models.op import Comm, Layer, Module, Op, Step
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
 
@@ -78,10 +78,13 @@ def forward_layer(
     for hook in hooks:
         hook.before_layer(emit, "forward", position)
     kept = _keeping(chunk, position, policy).kept_bytes
+    hidden: dict[int, list[Mark]] = {}
     for part, module in enumerate(layer.modules):
         for hook in hooks:
             hook.before_forward(emit, position, part)
-        _forward(emit, module, kept[part])
+        emit.wait(*hidden.pop(part, ()))
+        marks = _forward(emit, module, kept[part])
+        hidden.setdefault(part + module.beside + 1, []).extend(marks)
     for hook in hooks:
         hook.after_layer(emit, "forward", position)
 
@@ -100,21 +103,40 @@ def backward_layer(
     keep = _keeping(chunk, position, policy)
     stream = layer.input_bytes if layer.kind == "block" else 0.0
     emit.memory("workspace", stream)
+    hidden: dict[int, list[Mark]] = {}
     for part in reversed(range(len(layer.modules))):
         emit.phase = "recompute"
-        for again in keep.again.get(part, ()):
-            module = layer.modules[again]
-            if keep.stop is not None and again >= keep.stop:
-                emit.memory("activations", keep.restored_bytes[again])
-            else:
-                _again(emit, module, keep.restored_bytes[again], policy)
+        _recompute(emit, layer, keep, part, policy)
         emit.phase = "backward"
-        _backward(emit, layer.modules[part], policy)
+        for first in _hiding(layer, part):
+            hidden[first] = _beside(emit, layer.modules[first].pre_backward)
+        _backward(emit, layer.modules[part], policy, hidden.pop(part, None))
         for hook in () if policy.split else hooks:
             hook.after_backward(emit, position, part)
     emit.memory("workspace", -stream)
     for hook in hooks:
         hook.after_layer(emit, "backward", position)
+
+
+def _hiding(layer: Layer, part: int) -> list[int]:
+    """Modules whose `pre_backward` runs beside the backward pass of the one at `part` and after."""
+    modules = layer.modules[:part]
+    return [i for i, module in enumerate(modules) if module.beside and i + module.beside == part]
+
+
+def _recompute(emit: Emitter, layer: Layer, keep: Keeping, part: int, policy: PassPolicy) -> None:
+    """Run again what the backward pass of the module at `part` needs."""
+    hidden: dict[int, list[Mark]] = {}
+    for again in keep.again.get(part, ()):
+        module = layer.modules[again]
+        emit.wait(*hidden.pop(again, ()))
+        if keep.stop is not None and again >= keep.stop:
+            emit.memory("activations", keep.restored_bytes[again])
+        else:
+            marks = _again(emit, module, keep.restored_bytes[again], policy)
+            hidden.setdefault(again + module.beside + 1, []).extend(marks)
+    for marks in hidden.values():
+        emit.wait(*marks)
 
 
 def _keeping(chunk: Chunk, position: int, policy: PassPolicy) -> Keeping:
@@ -126,7 +148,7 @@ def _keeping(chunk: Chunk, position: int, policy: PassPolicy) -> Keeping:
     return keeping(layer, Recompute())
 
 
-def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPolicy) -> None:
+def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPolicy) -> list[Mark]:
     """Run a module's forward pass again.
 
     Per-op recomputation runs a part of the kernels and keeps what was reduced.
@@ -136,11 +158,11 @@ def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPol
             module = replace(module, forward=module.replay, forward_steps=module.replay_steps)
         if not module.forward:
             emit.memory("activations", restored_bytes)
-            return
+            return []
         reduced = ("reduce_scatter", "all_reduce")
         post = tuple(comm for comm in module.post_forward if comm.collective not in reduced)
         module = replace(module, post_forward=post)
-    _forward(emit, module, restored_bytes)
+    return _forward(emit, module, restored_bytes)
 
 
 def exposed(emit: Emitter, comms: Iterable[Comm]) -> None:
@@ -150,12 +172,20 @@ def exposed(emit: Emitter, comms: Iterable[Comm]) -> None:
 
 
 def _beside(emit: Emitter, comms: Iterable[Comm]) -> list[Mark]:
-    """Issue collectives that compute may run beside."""
-    return [emit.collective(comm, beside=True, lane=_lane(comm)) for comm in comms]
+    """Issue collectives, one after the other, that compute may run beside."""
+    marks: list[Mark] = []
+    for comm in comms:
+        after = (emit.now(), *marks[-1:])
+        marks.append(emit.collective(comm, *after, beside=True, lane=_lane(comm)))
+    return marks
+
+
+#: Groups whose collectives share the lane of others.
+_LANES = {"world": "ep", "etp": "tp", "cp_inside": "cp", "cp_across": "cp"}
 
 
 def _lane(comm: Comm) -> str:
-    return {"world": "ep", "etp": "tp"}.get(comm.group, comm.group)
+    return _LANES.get(comm.group, comm.group)
 
 
 def _run(emit: Emitter, ops: tuple[Op, ...], steps: tuple[Step, ...]) -> None:
@@ -178,20 +208,30 @@ def _give_back(emit: Emitter, blocks: Iterable[float]) -> None:
         emit.memory("workspace", -num_bytes)
 
 
-def _forward(emit: Emitter, module: Module, kept_bytes: float) -> None:
+def _forward(emit: Emitter, module: Module, kept_bytes: float) -> list[Mark]:
+    """Issue a module's forward pass; return what compute waits for after the modules beside it."""
     exposed(emit, module.pre_forward)
     live = forward_live_bytes(module)
     _take(emit, live)
     _run(emit, module.forward, module.forward_steps)
     emit.memory("activations", kept_bytes)
     _give_back(emit, live)
+    if module.beside:
+        return _beside(emit, module.post_forward)
     exposed(emit, module.post_forward)
     if module.read_back:
         emit.host_wait(*emit.pending())
+    return []
 
 
-def _backward(emit: Emitter, module: Module, policy: PassPolicy) -> None:
-    exposed(emit, module.pre_backward)
+def _backward(
+    emit: Emitter, module: Module, policy: PassPolicy, hidden: list[Mark] | None = None
+) -> None:
+    """Issue a module's backward pass; `hidden` collectives before it were issued already."""
+    if hidden is None:
+        exposed(emit, module.pre_backward)
+    else:
+        emit.wait(*hidden)
     first, *others = backward_live_bytes(module) or (0.0,)
     if not (policy.sharded or policy.split):
         first += module.weight_gradient_bytes

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from desim.plan.template import NOTHING, START, Emitter, Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from desim.plan.program import ProgramBuilder
     from desim.plan.schedules.passes import Pass
     from desim.plan.template import Template
+
+    #: Passes that are played together, each with its model chunk.
+    Turn = Sequence[tuple[Pass, int]]
 
 
 class Messages:
@@ -20,10 +23,10 @@ class Messages:
     `blocking`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
     result is sent and the next pass's input received, as one pair where both go to the same
     neighbour, and the host waits for the device after each (`batch_p2p_sync`). `async`: a receive
-    is posted one pass ahead and a send is not waited for. With `free_sends` (several chunks, or
-    weight gradients placed apart) a stage, and its host, never waits for its sends: with blocking
-    sends around the ring nobody would receive. `turn` is the first part that runs from the last
-    stage back to the first: what goes to it stays on its stage.
+    is posted `ahead` passes ahead and a send is not waited for. With `free_sends` (several chunks,
+    or weight gradients placed apart) a stage, and its host, never waits for its sends: with
+    blocking sends around the ring nobody would receive. `turn` is the first part that runs from the
+    last stage back to the first: what goes to it stays on its stage.
     """
 
     def __init__(
@@ -35,12 +38,14 @@ class Messages:
         *,
         free_sends: bool,
         turn: int | None = None,
+        ahead: int = 1,
     ) -> None:
         self._emitter = emitter
         self._size = size_bytes
         self._async = mode == "async"
         self._parts = num_parts
         self._free_sends = free_sends
+        self._ahead = ahead
         self._turn = turn if turn is not None else num_parts
         self._templates: dict[tuple[str, bool], Template] = {}
 
@@ -48,13 +53,13 @@ class Messages:
         """Slot on which a pass of model chunk `part` sends its result, or nothing."""
         if item.kind == "forward":
             return self._slot("send_forward", part)
-        return self._slot("send_backward", part - 1) if item.kind == "backward" else ""
+        return self._slot("send_backward", part - 1) if item.kind != "weight" else ""
 
     def receives(self, item: Pass, part: int) -> str:
         """Slot on which a pass of model chunk `part` receives its input, or nothing."""
         if item.kind == "forward":
             return self._slot("recv_forward", part - 1)
-        return self._slot("recv_backward", part) if item.kind == "backward" else ""
+        return self._slot("recv_backward", part) if item.kind != "weight" else ""
 
     def _slot(self, slot: str, upper: int) -> str:
         """Slot of a message between part `upper` and the next, or nothing where none is sent."""
@@ -66,8 +71,6 @@ class Messages:
         self, builder: ProgramBuilder, micro_batch: int, slot: str, *, early: bool = False
     ) -> list[Mark]:
         """Post one end of a message; an early one waits for nothing that is computed."""
-        if not slot:
-            return []
         key = (slot, early)
         if key not in self._templates:
             emit = self._emitter()
@@ -83,44 +86,85 @@ class Messages:
         order: list[tuple[Pass, int]],
         place: Callable[[Pass], None],
     ) -> None:
-        """Place the passes of `order` (pass, model chunk) with the messages between them."""
-        first, part = order[0]
-        arrived = self._post(
-            builder, first.micro_batch, self.receives(first, part), early=self._async
-        )
-        for i, (item, part) in enumerate(order):
-            following = order[i + 1] if i + 1 < len(order) else None
-            ahead: list[Mark] = []
-            if self._async and following:
-                slot = self.receives(*following)
-                ahead = self._post(builder, following[0].micro_batch, slot, early=True)
-            builder.wait(arrived)
-            if arrived and self._free_sends and not self._async:
-                builder.host_wait(arrived)
-            elif arrived and not self._async:
-                builder.synchronize()
-            place(item)
-            send = self.sends(item, part)
-            if self._async:
-                self._post(builder, item.micro_batch, send)
-                arrived = ahead
-            else:
-                arrived = self._exchange(builder, item, send, following)
+        """Place the passes of `order` (pass, model chunk) with the messages between them.
+
+        Passes that are played together wait for the inputs of all, and send when all are done.
+        """
+        turns = _together(order)
+        if self._async:
+            self._run_posted(builder, turns, place)
+            return
+        arrived = self._post_all(builder, self._inputs(turns[0]))
+        for turn, following in zip(turns, [*turns[1:], ()], strict=True):
+            if arrived:
+                builder.wait(arrived)
+                if self._free_sends:
+                    builder.host_wait(arrived)
+                else:
+                    builder.synchronize()
+            for item, _ in turn:
+                place(item)
+            turns_round = bool(following) and following[0][0].kind != turn[-1][0].kind
+            made, wanted = self._results(turn), self._inputs(following)
+            arrived = self._exchange(builder, made, wanted, turns_round=turns_round)
+
+    def _run_posted(
+        self, builder: ProgramBuilder, turns: Sequence[Turn], place: Callable[[Pass], None]
+    ) -> None:
+        """Place passes whose receives are posted ahead and whose sends nothing waits for."""
+        arrived: list[list[Mark]] = []
+        for i, turn in enumerate(turns):
+            for following in turns[len(arrived) : i + self._ahead + 1]:
+                wanted = self._inputs(following)
+                arrived.append(self._post_all(builder, wanted, early=self._ahead > 0))
+            if arrived[i]:
+                builder.wait(arrived[i])
+            for item, _ in turn:
+                place(item)
+            self._post_all(builder, self._results(turn))
+
+    def _inputs(self, turn: Turn) -> list[tuple[int, str]]:
+        """Micro-batches and slots of what a turn receives."""
+        ends = [(item.micro_batch, self.receives(item, part)) for item, part in turn]
+        return [end for end in ends if end[1]]
+
+    def _results(self, turn: Turn) -> list[tuple[int, str]]:
+        """Micro-batches and slots of what a turn sends."""
+        ends = [(item.micro_batch, self.sends(item, part)) for item, part in turn]
+        return [end for end in ends if end[1]]
+
+    def _post_all(
+        self, builder: ProgramBuilder, ends: list[tuple[int, str]], *, early: bool = False
+    ) -> list[Mark]:
+        marks: list[Mark] = []
+        for micro_batch, slot in ends:
+            marks += self._post(builder, micro_batch, slot, early=early)
+        return marks
 
     def _exchange(
         self,
         builder: ProgramBuilder,
-        item: Pass,
-        send: str,
-        following: tuple[Pass, int] | None,
+        made: list[tuple[int, str]],
+        wanted: list[tuple[int, str]],
+        *,
+        turns_round: bool,
     ) -> list[Mark]:
-        """Send a pass's result and receive the next one's input, paired where Megatron-LM does."""
-        receive = self.receives(*following) if following else ""
-        turns = following is not None and following[0].kind != item.kind
-        paired = bool(send and receive and turns)
-        sent = self._post(builder, item.micro_batch, send)
+        """Send a turn's results and receive the next one's input, paired where Megatron-LM does."""
+        paired = bool(made and wanted and turns_round)
+        sent = self._post_all(builder, made)
         if sent and not paired and not self._free_sends:
             builder.wait(sent)
             builder.synchronize()
-        received = self._post(builder, following[0].micro_batch, receive) if following else []
+        received = self._post_all(builder, wanted)
         return [*sent, *received] if paired and not self._free_sends else received
+
+
+def _together(order: Turn) -> list[list[tuple[Pass, int]]]:
+    """Cut an order into turns: a pass, or a forward and a backward pass that are joined."""
+    turns: list[list[tuple[Pass, int]]] = []
+    for entry in order:
+        if entry[0].kind == "joined":
+            turns[-1].append(entry)
+        else:
+            turns.append([entry])
+    return turns

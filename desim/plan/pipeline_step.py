@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
@@ -17,7 +17,7 @@ from desim.plan.pipeline import Messages
 from desim.plan.program import Program, ProgramBuilder
 from desim.plan.recompute import Recompute
 from desim.plan.repeat import repeat_of, shorten
-from desim.plan.schedules import FOLDED_BACK, MANY_CHUNKS, SPLIT
+from desim.plan.schedules import layout_of
 from desim.plan.schedules.passes import Pass, part_of
 from desim.plan.stages import Chunk, split_layers
 from desim.plan.step_ends import StepEnds, clean_cut
@@ -33,28 +33,38 @@ if TYPE_CHECKING:
 
 
 def pipeline_programs(context: Context) -> list[Program]:
-    """Build one program per pipeline stage."""
+    """Build one program per pipeline stage, for each kind of rank.
+
+    All kinds play the order that suits the first, the busiest.
+    """
     cache: dict[tuple[object, ...], Template] = {}
     steps = [
-        StageStep(context, stage, held, cache) for stage, held in enumerate(stage_chunks(context))
+        StageStep(kind, stage, held, cache)
+        for kind in context.kinds
+        for stage, held in enumerate(stage_chunks(kind))
     ]
-    costed = [step.costed() for step in steps]
+    costed = [step.costed() for step in steps[: context.scenario.parallel.pipeline]]
     orders, warm_up = make_orders(context, costed, steps[0].message_bytes)
     lengths = (1, context.scenario.parallel.pipeline)
     kept, count = context.kept_repeats, context.micro_batches
+    if not layout_of(context.scenario.policies).repeats:
+        kept = None
     short = shorten(orders, count, lengths, kept) if kept is not None else None
     if short is None:
-        return [step.program(order, warm_up) for step, order in zip(steps, orders, strict=True)]
+        every = orders * (len(context.others) + 1)
+        return [step.program(order, warm_up) for step, order in zip(steps, every, strict=True)]
     return [step.shortened(short, warm_up) for step in steps]
 
 
 def stage_chunks(context: Context) -> list[list[Chunk]]:
     """Model chunks of every stage."""
     scenario = context.scenario
-    schedule = scenario.policies.schedule
-    chunks = scenario.parallel.virtual_stages if schedule in MANY_CHUNKS else 1
-    back = schedule in FOLDED_BACK
-    return split_layers(context.layers, scenario.parallel, chunks, folded_back=back)
+    layout = layout_of(scenario.policies)
+    back, mirrored = layout.folded_back, layout.mirrored
+    chunks = 2 if mirrored else scenario.parallel.virtual_stages if layout.chunks else 1
+    return split_layers(
+        context.layers, scenario.parallel, chunks, folded_back=back, mirrored=mirrored
+    )
 
 
 class StageStep:
@@ -75,8 +85,9 @@ class StageStep:
         self._policies = scenario.policies
         self._zero = scenario.parallel.zero
         self._stages = scenario.parallel.pipeline
-        self._split = self._policies.schedule in SPLIT
-        self._folded_back = self._policies.schedule in FOLDED_BACK
+        self._layout = layout_of(self._policies)
+        self._split = self._layout.split
+        self._folded_back = self._layout.folded_back
         recompute = Recompute(
             self._policies.recompute,
             self._policies.recompute_modules,
@@ -87,7 +98,9 @@ class StageStep:
             self._policies.overlap.tensor, recompute, self._zero == 3, self._split
         )
         self._ends = StepEnds(context, stage, chunks)
-        self._last_micro_batch = context.micro_batches - 1
+        self._received: dict[tuple[int, bool], bool] = {}
+        self._layers_of = [tuple(id(layer) for _, layer in chunk) for chunk in chunks]
+        self._ways: dict[int, _Way] = {}
         self._positions: list[list[Position]] | None = None
 
     def program(self, order: Sequence[Pass], warm_up: int) -> Program:
@@ -96,6 +109,7 @@ class StageStep:
         Where a step ends in a state that repeats, its end is enough.
         """
         builder = ProgramBuilder()
+        self._ways = {number: _way(order, number) for number in range(len(self._chunks))}
         if clean_cut(self._context):
             self._ends.update(builder)
         else:
@@ -109,7 +123,6 @@ class StageStep:
 
     def shortened(self, short: Shortened, warm_up: int) -> Program:
         """Build the program of an order that some periods were left out of."""
-        self._last_micro_batch = short.micro_batches - 1
         self._positions = []
         program = self.program(short.orders[self._stage], warm_up)
         stretch = short.stretches[self._stage]
@@ -138,7 +151,8 @@ class StageStep:
     def _step(self, builder: ProgramBuilder, order: Sequence[Pass]) -> None:
         self._ends.begin(builder)
         messages = self._messages()
-        parts = [(item, self._part(item.chunk)) for item in order]
+        part_of_chunk = [self._part(number) for number in range(len(self._chunks))]
+        parts = [(item, part_of_chunk[item.chunk]) for item in order]
         positions: list[Position] = []
         if self._positions is not None:
             self._positions.append(positions)
@@ -162,8 +176,11 @@ class StageStep:
 
     def _receives(self, number: int, *, first: bool) -> bool:
         """Whether chunk `number` receives its activation (or, not `first`, its gradient)."""
-        item = Pass("forward" if first else "backward", 0, number)
-        return bool(self._messages().receives(item, self._part(number)))
+        if (number, first) not in self._received:
+            item = Pass("forward" if first else "backward", 0, number)
+            received = self._messages().receives(item, self._part(number))
+            self._received[number, first] = bool(received)
+        return self._received[number, first]
 
     def _join_parts(self, emit: Emitter, number: int, *, first: bool) -> None:
         """Gather a received activation that was sent in parts and is needed whole.
@@ -192,42 +209,47 @@ class StageStep:
             self.message_bytes,
             self._policies.overlap.pipeline,
             self._stages * len(self._chunks),
-            free_sends=self._split or self._policies.schedule in MANY_CHUNKS,
+            free_sends=self._split or self._layout.chunks or not self._layout.repeats,
             turn=self._stages if self._folded_back else None,
+            ahead=self._policies.overlap.receive_ahead,
         )
 
     def _place(self, builder: ProgramBuilder, item: Pass) -> None:
-        first = self._chunks[item.chunk][0][0]
+        first, way = self._chunks[item.chunk][0][0], self._ways[item.chunk]
         if self._zero == 3:
             if item.kind == "forward":
                 builder.place(self._whole(item.micro_batch), item.micro_batch, layer_offset=first)
             return
         overlap = self._policies.overlap
         if item.kind == "forward":
-            awaits = item.micro_batch == 0 and overlap.param_gather == "prefetch"
+            awaits = item.micro_batch == way.first and overlap.param_gather == "prefetch"
             awaits = awaits and self._zero > 0 and self._context.data_groups.gathers
             template = self._forward(item.chunk, awaits=awaits, fresh=self._fresh(item))
             marks = self._ends.gathered[item.chunk] if awaits else None
             builder.place(template, item.micro_batch, marks, layer_offset=first)
             return
-        due = item.micro_batch == self._last_micro_batch or self._zero == 2
-        reduces = due and overlap.grad_reduce == "bucketed"
-        adds = item.micro_batch > 0 and self._zero < 2 and self._context.autograd_gradients
+        every = self._ends.every_micro_batch
+        due = item.micro_batch == way.last_added or every
+        reduces = due and overlap.grad_reduce != "none"
+        adds = item.micro_batch != way.first_added
+        adds = adds and self._zero < 2 and self._context.autograd_gradients
         if item.kind == "weight":
             template = self._weight(item.chunk, reduces=reduces, adds=adds)
+        elif self._split and item.kind == "backward":
+            template = self._backward(item.chunk, reduces=False, adds=False)
         else:
-            whole = not self._split
-            template = self._backward(item.chunk, reduces=reduces and whole, adds=adds and whole)
+            template = self._backward(item.chunk, reduces=reduces, adds=adds, whole=True)
         builder.place(template, item.micro_batch, layer_offset=first)
-        if self._zero == 2:
-            self._ends.reduce_exposed(builder)
+        if every and item.kind == ("weight" if self._split else "backward"):
+            self._ends.reduce_exposed(builder, item.chunk)
 
-    def _key(self, chunk: Chunk, *flavour: object) -> tuple[object, ...]:
-        return (tuple(id(layer) for _, layer in chunk), *flavour)
+    def _key(self, number: int, *flavour: object) -> tuple[object, ...]:
+        return (self._layers_of[number], *flavour)
 
     def _fresh(self, item: Pass) -> bool:
         """Whether weights have to be quantised for this pass."""
-        return item.micro_batch == 0 and self._context.recipe is not None
+        first = item.micro_batch == self._ways[item.chunk].first
+        return first and self._context.recipe is not None
 
     def _low_precision(self, chunk: Chunk) -> list[Hooks]:
         """What a low-precision recipe adds to a pass over layers with new weights."""
@@ -246,7 +268,7 @@ class StageStep:
     def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
         chunk, shares = self._chunks[number], self._ends.shares[number]
         received = self._receives(number, first=True)
-        key = self._key(chunk, "forward", awaits, fresh, len(shares), received)
+        key = self._key(number, "forward", awaits, fresh, len(shares), received)
         if key not in self._cache:
             hooks: list[Hooks] = []
             if awaits:
@@ -258,21 +280,23 @@ class StageStep:
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
-    def _backward(self, number: int, *, reduces: bool, adds: bool) -> Template:
+    def _backward(self, number: int, *, reduces: bool, adds: bool, whole: bool = False) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
         received = self._receives(number, first=False)
-        key = self._key(chunk, "backward", reduces, adds, len(buckets), received)
+        split = self._split and not whole
+        key = self._key(number, "backward", split, reduces, adds, len(buckets), received)
         if key not in self._cache:
             hooks = [*self._gradient_hooks(number, reduces=reduces, adds=adds), *self._amax(chunk)]
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
-            backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
+            policy = replace(self._policy, split=split)
+            backward_pass(emit, _numbered_from_zero(chunk), policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
     def _weight(self, number: int, *, reduces: bool, adds: bool) -> Template:
         chunk = self._chunks[number]
-        key = self._key(chunk, "weight", reduces, adds, len(self._ends.buckets[number]))
+        key = self._key(number, "weight", reduces, adds, len(self._ends.buckets[number]))
         if key not in self._cache:
             hooks = self._gradient_hooks(number, reduces=reduces, adds=adds)
             emit = self._context.emitter()
@@ -300,9 +324,10 @@ class StageStep:
         chunk = self._chunks[0]
         every = self._policies.fsdp.reduce_every_micro_batch
         accumulation = Accumulation(
-            first=every or micro_batch == 0, last=every or micro_batch == self._last_micro_batch
+            first=every or micro_batch == self._ways[0].first,
+            last=every or micro_batch == self._ways[0].last_added,
         )
-        key = self._key(chunk, "whole", accumulation)
+        key = self._key(0, "whole", accumulation)
         if key not in self._cache:
             context = self._context
             hooks: list[Hooks] = []
@@ -318,6 +343,25 @@ class StageStep:
             backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish()
         return self._cache[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Micro-batches of a chunk: the first forward, the first and the last of its gradients."""
+
+    first: int
+    first_added: int
+    last_added: int
+
+
+def _way(order: Sequence[Pass], chunk: int) -> _Way:
+    """Read a chunk's way off the order of its stage."""
+    held = [item for item in order if item.chunk == chunk]
+    first = next(item.micro_batch for item in held if item.kind == "forward")
+    split = any(item.kind == "weight" for item in held)
+    kinds = ("weight", "whole", "joined") if split else ("backward", "whole", "joined")
+    added = [item.micro_batch for item in held if item.kind in kinds]
+    return _Way(first, added[0], added[-1])
 
 
 def _numbered_from_zero(chunk: Chunk) -> Chunk:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from operator import add
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,6 +53,9 @@ class Program:
     """Of each step, the periods that repeat, where some were left out."""
     left_out: int = 0
     """Periods left out of every step."""
+    placements: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    """Rows (first task, end, number of the template): stretches of the program that are equal where
+    the number is."""
 
     def __len__(self) -> int:
         return len(self.lane)
@@ -61,9 +65,9 @@ class ProgramBuilder:
     """Places templates one after the other and connects them."""
 
     def __init__(self) -> None:
-        self._placed: list[tuple[Template, int, int, tuple[int, ...], int]] = []
+        self._placed: list[tuple[Template, int, int]] = []
         self._tasks = 0
-        self._counts = [0] * len(LANES)
+        self._counts = (0,) * len(LANES)
         self._waits: list[tuple[int, int, int]] = []
         self._host_waits: list[tuple[int, int, int]] = []
         self._pending: list[Mark] = []
@@ -78,7 +82,7 @@ class ProgramBuilder:
     @property
     def position(self) -> Position:
         """The place after everything placed so far."""
-        return Position(self._tasks, tuple(self._counts))
+        return Position(self._tasks, self._counts)
 
     def wait(self, marks: Iterable[Mark]) -> None:
         """Make the next compute task placed wait for `marks`."""
@@ -90,7 +94,7 @@ class ProgramBuilder:
 
     def synchronize(self) -> None:
         """Make the host wait until the device has finished all that was issued."""
-        self._host_pending.extend(Mark(lane, n) for lane, n in enumerate(self._counts) if n)
+        self._host_pending.extend([Mark(lane, n) for lane, n in enumerate(self._counts) if n])
 
     def cut(self) -> None:
         """End a step here: what follows belongs to the next one."""
@@ -105,77 +109,127 @@ class ProgramBuilder:
         layer_offset: int = 0,
     ) -> dict[str, tuple[Mark, ...]]:
         """Append `template`; return its outputs as marks of the whole program."""
-        base, counts = self._tasks, tuple(self._counts)
+        base, counts = self._tasks, self._counts
         for task, key, host in template.inputs:
             target = self._host_waits if host else self._waits
             lane = int(template.lane[task])
             given = (inputs or {})[key]
             target.extend((base + task, *m) for m in given if m.done and (host or m.lane != lane))
-        if self._host_pending and len(template):
-            self._host_waits.extend((base, *mark) for mark in self._host_pending if mark.done)
+        tasks = len(template.lane)
+        if self._host_pending and tasks:
+            self._host_waits.extend([(base, *mark) for mark in self._host_pending if mark.done])
             self._host_pending = []
-        for task in template.entries:
-            rows = [self.now(), *self._pending]
-            lane = int(template.lane[task])
-            self._waits.extend((base + task, *m) for m in rows if m.done and m.lane != lane)
-        if self._pending and template.first_compute >= 0:
+        pending = self._pending
+        for task, lane in template.entries:
+            rows = [Mark(COMPUTE, counts[COMPUTE]), *pending]
+            self._waits.extend([(base + task, *m) for m in rows if m.done and m.lane != lane])
+        if pending and template.first_compute >= 0:
             first = base + template.first_compute
-            self._waits.extend((first, *m) for m in self._pending if m.done and m.lane != COMPUTE)
+            self._waits.extend([(first, *m) for m in pending if m.done and m.lane != COMPUTE])
             self._pending = []
-        self._placed.append((template, micro_batch, base, counts, layer_offset))
-        self._tasks += len(template)
-        self._counts = [a + b for a, b in zip(self._counts, template.lane_counts, strict=True)]
-        shift = [Mark(m.lane, m.done + counts[m.lane]) for m in template.pending]
-        self._pending.extend(shift)
-        self._host_pending.extend(
-            Mark(m.lane, m.done + counts[m.lane]) for m in template.host_pending
-        )
-        return {
-            key: tuple(Mark(m.lane, m.done + counts[m.lane]) for m in marks)
-            for key, marks in template.outputs.items()
-        }
+        self._placed.append((template, micro_batch, layer_offset))
+        self._tasks = base + tasks
+        self._counts = tuple(map(add, counts, template.lane_counts))
+        if template.pending:
+            self._pending.extend(_moved(template.pending, counts))
+        if template.host_pending:
+            self._host_pending.extend(_moved(template.host_pending, counts))
+        return {key: _moved(marks, counts) for key, marks in template.outputs.items()}
 
     def build(self) -> Program:
         """Return the program."""
-        placed = self._placed
-        templates = [p[0] for p in placed]
-        micro_batches = np.array([p[1] for p in placed], dtype=np.int32)
-        lengths = np.array([len(t) for t in templates], dtype=np.int64)
+        placed = _Placed(self._placed)
         return Program(
-            lane=np.concatenate([t.lane for t in templates]),
-            name=np.concatenate([t.name for t in templates]),
-            kind=np.concatenate([t.kind for t in templates]),
-            phase=np.concatenate([t.phase for t in templates]),
-            layer=self._layers(templates, lengths),
-            micro_batch=np.repeat(micro_batches, lengths),
-            op=np.concatenate([t.op for t in templates]),
-            comm=np.concatenate([t.comm for t in templates]),
-            host_ps=np.concatenate([t.host_ps for t in templates]),
-            waits=self._rows([t.waits for t in templates], self._waits),
-            host_waits=self._rows([t.host_waits for t in templates], self._host_waits),
-            memory_task=np.concatenate([t.memory_task for t in templates])
-            + np.repeat([p[2] for p in placed], [len(t.memory_task) for t in templates]),
-            memory_owner=np.concatenate([t.memory_owner for t in templates]),
-            memory_bytes=np.concatenate([t.memory_bytes for t in templates]),
+            lane=placed.column("lane"),
+            name=placed.column("name"),
+            kind=placed.column("kind"),
+            phase=placed.column("phase"),
+            layer=self._layers(placed),
+            micro_batch=placed.repeated([p[1] for p in self._placed]),
+            op=placed.column("op"),
+            comm=placed.column("comm"),
+            host_ps=placed.column("host_ps"),
+            waits=placed.rows("waits", self._waits),
+            host_waits=placed.rows("host_waits", self._host_waits),
+            memory_task=placed.column("memory_task", "memory_task")
+            + placed.tasks[placed.index("memory_task")],
+            memory_owner=placed.column("memory_owner", "memory_task"),
+            memory_bytes=placed.column("memory_bytes", "memory_task"),
             cuts=tuple(self._cuts),
             cut_tasks=tuple(self._cut_tasks),
+            placements=placed.placements(),
         )
 
-    def _layers(self, templates: list[Template], lengths: NDArray[np.int64]) -> NDArray[np.int32]:
-        layer = np.concatenate([t.layer for t in templates])
-        offset = np.repeat(np.array([p[4] for p in self._placed], dtype=np.int32), lengths)
+    def _layers(self, placed: _Placed) -> NDArray[np.int32]:
+        layer: NDArray[np.int32] = placed.column("layer")
+        offset = placed.repeated([p[2] for p in self._placed])
         return np.where(layer >= 0, layer + offset, layer).astype(np.int32)
 
-    def _rows(
-        self, parts: list[NDArray[np.int64]], extra: list[tuple[int, int, int]]
-    ) -> NDArray[np.int64]:
-        """Join wait rows, moved to where their templates were placed, in task order."""
-        lengths = [len(part) for part in parts]
-        rows = np.concatenate([*parts, np.array(extra, dtype=np.int64).reshape(-1, 3)])
-        inside = int(sum(lengths))
-        index = np.repeat(np.arange(len(parts)), lengths)
-        bases = np.array([p[2] for p in self._placed], dtype=np.int64)
-        counts = np.array([p[3] for p in self._placed], dtype=np.int64)
-        rows[:inside, 0] += bases[index]
-        rows[:inside, 2] += counts[index, rows[:inside, 1]]
+
+class _Placed:
+    """Columns of templates, each as often as it was placed.
+
+    `tasks` and `counts` are the tasks issued before each placement, in all and by lane.
+    """
+
+    def __init__(self, placed: Sequence[tuple[Template, int, int]]) -> None:
+        number: dict[int, int] = {}
+        self._templates: list[Template] = []
+        for template, _, _ in placed:
+            if number.setdefault(id(template), len(number)) == len(self._templates):
+                self._templates.append(template)
+        self._of = np.array([number[id(template)] for template, _, _ in placed], dtype=np.int64)
+        self.tasks = self._before(np.array([len(t) for t in self._templates], dtype=np.int64))
+        self.counts = self._before(np.array([t.lane_counts for t in self._templates], np.int64))
+        self._known: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    def _before(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sum of what was placed before each placement."""
+        each = lengths[self._of]
+        total: NDArray[np.int64] = np.cumsum(each, axis=0) - each
+        return total
+
+    def _where(self, like: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each element placed, its placement and its place among those of all templates."""
+        if like not in self._known:
+            own = np.array([len(getattr(t, like)) for t in self._templates], dtype=np.int64)
+            lengths = own[self._of]
+            moved = (np.cumsum(own) - own)[self._of] - (np.cumsum(lengths) - lengths)
+            index = np.repeat(np.arange(len(self._of)), lengths)
+            self._known[like] = index, moved[index] + np.arange(len(index))
+        return self._known[like]
+
+    def placements(self) -> NDArray[np.int64]:
+        """Rows (first task, end, number of the template) of those that were placed again."""
+        lengths = np.array([len(t) for t in self._templates], dtype=np.int64)[self._of]
+        rows = np.stack([self.tasks, self.tasks + lengths, self._of], axis=1)
+        again = np.bincount(self._of, minlength=len(self._templates)) > 1
+        kept: NDArray[np.int64] = rows[again[self._of] & (lengths > 1)]
+        return kept
+
+    def index(self, like: str) -> NDArray[np.int64]:
+        """The placement that each element of columns as long as `like` comes from."""
+        return self._where(like)[0]
+
+    def column(self, name: str, like: str = "lane") -> NDArray[Any]:
+        """A column of all templates as placed; `like` names one of its length."""
+        joined = np.concatenate([getattr(template, name) for template in self._templates])
+        column: NDArray[Any] = joined[self._where(like)[1]]
+        return column
+
+    def repeated(self, values: Sequence[int]) -> NDArray[np.int32]:
+        """A value of each placement for all its tasks."""
+        return np.array(values, dtype=np.int32)[self.index("lane")]
+
+    def rows(self, name: str, extra: list[tuple[int, int, int]]) -> NDArray[np.int64]:
+        """Wait rows, moved to where their templates were placed, with `extra` in task order."""
+        inside, index = self.column(name, name), self.index(name)
+        inside[:, 0] += self.tasks[index]
+        inside[:, 2] += self.counts[index, inside[:, 1]]
+        rows = np.concatenate([inside, np.array(extra, dtype=np.int64).reshape(-1, 3)])
         return rows[np.argsort(rows[:, 0], kind="stable")]
+
+
+def _moved(marks: Iterable[Mark], counts: Sequence[int]) -> tuple[Mark, ...]:
+    """Marks of a template as marks of the program in which it starts at `counts`."""
+    return tuple([Mark(lane, done + counts[lane]) for lane, done in marks])

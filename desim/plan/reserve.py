@@ -149,7 +149,7 @@ def outside_bytes(context: Context, program: Program) -> float:
     2.22 (release notes: connections on first use) its tree is connected too, at least from a parent
     and from a child.
     """
-    device = context.scenario.cluster.system.device
+    device = context.system.device
     used = np.unique(program.comm[program.comm >= 0])
     slots = {SLOTS[op.slot] for number, op in enumerate(context.tables.comms) if number in used}
     channels = max(device.communication.nvlink_sms, device.communication.network_sms)

@@ -15,15 +15,21 @@ Chunk = tuple[tuple[int, "Layer"], ...]
 
 
 def split_layers(
-    layers: tuple[Layer, ...], parallel: Parallel, chunks: int, *, folded_back: bool = False
+    layers: tuple[Layer, ...],
+    parallel: Parallel,
+    chunks: int,
+    *,
+    folded_back: bool = False,
+    mirrored: bool = False,
 ) -> list[list[Chunk]]:
     """Return the chunks of every stage: `result[stage][chunk]`.
 
     Model chunk q (numbered by `part_of`) holds the q-th part of the blocks; the embedding joins the
-    first model chunk and the head the last.
+    first model chunk and the head the last. `mirrored`: the chunks of a stage are parts of two
+    pipelines of the whole model, so that every part is on two stages.
     """
     stages = parallel.pipeline
-    parts = stages * chunks
+    parts = stages * (1 if mirrored else chunks)
     first, *blocks, last = layers
     sizes = _block_counts(len(blocks), parts, parallel)
     cut: list[Chunk] = []
@@ -37,7 +43,7 @@ def split_layers(
             chunk.append((len(layers) - 1, last))
         cut.append(tuple(chunk))
     return [
-        [cut[part_of(stage, stages, c, folded_back=folded_back)] for c in range(chunks)]
+        [cut[part_of(stage, stages, c, folded_back=folded_back) % parts] for c in range(chunks)]
         for stage in range(stages)
     ]
 

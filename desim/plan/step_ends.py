@@ -15,7 +15,7 @@ from desim.models.optimizer import (
     zero_gradients_op,
 )
 from desim.plan.buckets import GradientWidth, gathered, make_buckets, reduce_bucket
-from desim.plan.schedules import FOLDED_BACK, SPLIT
+from desim.plan.schedules import layout_of
 from desim.plan.tables import LANE
 from desim.plan.template import START
 
@@ -54,8 +54,20 @@ class StepEnds:
             return []
         first = self._stage == 0 and number == 0
         wanted = self._context.bucket_parameters(whole_chunk=not first)
-        groups = self._groups
-        return make_buckets(chunk, wanted, groups, pad=self._zero > 0 and not groups.whole)
+        groups, policies = self._groups, self._policies
+        return make_buckets(
+            chunk,
+            wanted,
+            groups,
+            pad=self._zero > 0 and not groups.whole,
+            padding=policies.bucket_padding,
+            by_layer=policies.overlap.grad_reduce == "per_layer",
+        )
+
+    @property
+    def every_micro_batch(self) -> bool:
+        """Whether buckets are reduced after every micro-batch, not after the last alone."""
+        return self._zero == 2 or (self._zero < 2 and self._policies.reduce_every_micro_batch)
 
     def _make_shares(self) -> list[list[Bucket]]:
         """Buckets as gathered; by owner where each rank is given about as much in order of use.
@@ -90,8 +102,9 @@ class StepEnds:
 
     def end(self, builder: ProgramBuilder) -> None:
         """Place what follows the last pass."""
-        if self._zero != 2:
-            self.reduce_exposed(builder)
+        if not self.every_micro_batch:
+            for chunk in reversed(range(len(self._chunks))):
+                self.reduce_exposed(builder, chunk)
         builder.wait([builder.now(LANE["dp"])])
         builder.place(self._finish_gradients())
         if clean_cut(self._context):
@@ -146,8 +159,8 @@ class StepEnds:
             for chunk, shares in enumerate(self.shares)
         ]
 
-    def reduce_exposed(self, builder: ProgramBuilder) -> None:
-        """Reduce all gradients now and wait, where the policy lets nothing overlap it."""
+    def reduce_exposed(self, builder: ProgramBuilder, chunk: int) -> None:
+        """Reduce a chunk's gradients now and wait, where the policy lets nothing overlap it."""
         if self._policies.overlap.grad_reduce != "none":
             return
         emit = self._context.emitter()
@@ -155,14 +168,13 @@ class StepEnds:
         width = self._context.gradient_width
         buffer = self._copy_bytes(width)
         emit.memory("workspace", buffer)
-        for buckets in reversed(self.buckets):
-            for bucket in buckets:
-                frees = self._zero == 2
-                scatter = self._zero > 0
-                mark = reduce_bucket(
-                    emit, bucket, self._groups, width, scatter=scatter, beside=False, frees=frees
-                )
-                emit.wait(mark)
+        for bucket in self.buckets[chunk]:
+            frees = self._zero == 2
+            scatter = self._zero > 0
+            mark = reduce_bucket(
+                emit, bucket, self._groups, width, scatter=scatter, beside=False, frees=frees
+            )
+            emit.wait(mark)
         emit.memory("workspace", -buffer)
         builder.place(emit.finish())
 
@@ -179,6 +191,7 @@ class StepEnds:
         emit = context.emitter()
         emit.phase = "gradients"
         self._norm_gradients(emit)
+        self._mirrored(emit)
         self._tied_embeddings(emit)
         self._reduced_back(emit)
         precision = context.scenario.workload.precision
@@ -258,12 +271,22 @@ class StepEnds:
         emit.wait(emit.collective(comm))
         emit.kernel(copy)
 
+    def _mirrored(self, emit: Emitter) -> None:
+        """Add up the gradients of the two stages that hold the same parts (DualPipe).
+
+        Each rank exchanges what the reduction over data-parallel ranks has left it with.
+        """
+        if layout_of(self._policies).mirrored:
+            held = sum(parameters / shards for parameters, shards in self._parts)
+            comm = Comm("mirror", "all_reduce", held * self._context.reduced_bytes, "two ways")
+            emit.wait(emit.collective(comm, lane="dp"))
+
     def _tied_embeddings(self, emit: Emitter) -> None:
         model = self._context.scenario.workload.model
         ends = (0, self._stages - 1)
         if model.family != "transformer" or not model.tied_embeddings or self._stages == 1:
             return
-        if self._policies.schedule in FOLDED_BACK:
+        if layout_of(self._policies).folded_back:
             return  # both ends are on the first stage and share the table
         if self._context.scenario.workload.adapters is not None:
             return
@@ -307,5 +330,7 @@ def clean_cut(context: Context) -> bool:
 def post_validated(context: Context) -> bool:
     """Whether stages update their parameters before the norm of all gradients is known."""
     policies = context.scenario.policies
-    split = policies.schedule in SPLIT
-    return split and policies.post_validation and policies.gradient_clipping
+    chosen = policies.post_validation
+    wanted = policies.schedule.startswith("zb_") if chosen == "auto" else chosen
+    piped = context.scenario.parallel.pipeline > 1
+    return wanted and piped and policies.gradient_clipping

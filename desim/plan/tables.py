@@ -37,6 +37,9 @@ SLOTS = (
     "recv_backward_return",
     "stage",
     "amax",
+    "mirror",
+    "cp_inside",
+    "cp_across",
 )
 SLOT = {name: index for index, name in enumerate(SLOTS)}
 #: Slot -> the family of groups it belongs to (both ends of a message share one).

@@ -68,14 +68,14 @@ class Template:
     memory_owner: NDArray[np.int16]
     memory_bytes: NDArray[np.float64]
     outputs: dict[str, tuple[Mark, ...]]
-    entries: tuple[int, ...]
-    """Tasks before the first compute task that need what the template starts from."""
     first_compute: int
     """Number of the first compute task, -1 if there is none."""
     pending: tuple[Mark, ...]
     """Marks that the next compute task after the template has to wait for."""
     host_pending: tuple[Mark, ...]
     """Marks that the host has to wait for before it issues what follows."""
+    entries: tuple[tuple[int, int], ...]
+    """Tasks before the first compute task that need what the template starts from, with lanes."""
 
     def __len__(self) -> int:
         return len(self.lane)
@@ -260,10 +260,10 @@ class Emitter:
             memory_owner=np.array([m[1] for m in memory], dtype=np.int16),
             memory_bytes=np.array([m[2] for m in memory], dtype=np.float64),
             outputs=dict(self.outputs),
-            entries=tuple(self._entries),
             first_compute=int(compute[0]) if len(compute) else -1,
             pending=_marks(self._pending),
             host_pending=_marks(self._host_pending),
+            entries=tuple((task, self._rows[task][0]) for task in self._entries),
         )
 
 

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim.network.collectives import NCCL_ALGORITHMS, available
-from desim.network.profile import Profile, collective_profile, send_profile
+from desim.network.places import places_of
+from desim.network.profile import Profile, collective_profile, send_profile, thinned
 from desim.network.protocols import NAMES
 from desim.network.tuner import choose
 from desim.plan.tables import FAMILY, SLOT, SLOTS
+from desim.spec.loads import nodes_reached
+from desim.spec.workload import Transformer
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from desim.network.topology import Topology
     from desim.plan.mesh import Mesh
     from desim.plan.tables import CommOp, Tables
-    from desim.spec.policy import Collectives
+    from desim.spec.scenario import Scenario
 
 #: Device-memory traffic of a member per byte that crosses its link: what is sent is read, what is
 #: received is written, and a reduction reads its operand as well.
@@ -96,10 +101,12 @@ class Wiring:
         return max((f for f in self.first if self.first[f] <= group), key=self.first.__getitem__)
 
 
-def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives, shard: int) -> Wiring:
+def wire(mesh: Mesh, topology: Topology, tables: Tables, scenario: Scenario, shard: int) -> Wiring:
     """Find the groups that the collectives in `tables` need and price each of them.
 
-    `shard` are the data-parallel ranks that share one copy of the sharded states.
+    Policies of the `scenario` pin algorithms and protocols and say how chunks of tensor-parallel
+    collectives and rows for experts travel. `shard` are the data-parallel ranks that share one copy
+    of the sharded states, or of the parameters that they keep between passes.
     """
     comms = list(tables.comms)
     families = [family for family in dict.fromkeys(FAMILY[SLOTS[c.slot]] for c in comms)]
@@ -108,7 +115,7 @@ def wire(mesh: Mesh, topology: Topology, tables: Tables, pins: Collectives, shar
     for family, rows in members.items():
         first[family] = at
         at += len(rows)
-    pricer = _Pricer(topology, members, pins)
+    pricer = _Pricer(topology, members, scenario)
     uses = tuple(pricer.use(comm) for comm in comms)
     return Wiring(
         topology=topology,
@@ -128,6 +135,8 @@ def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
         return ranks[None, :]
     if family == "dp":
         return mesh.groups("cp", "dp")
+    if family in ("cp_inside", "cp_across"):
+        return _cut(mesh.groups("cp"), mesh.context_inside, replicas=family == "cp_across")
     if family in _EXPERT_AXIS:
         return (mesh.experts or mesh).groups(_EXPERT_AXIS[family])
     if family in ("shard", "replica"):
@@ -136,6 +145,12 @@ def _members(mesh: Mesh, family: str, shard: int) -> NDArray[np.int64]:
         stage = mesh.coordinate("pp")
         last = mesh.sizes["pp"] - 1
         return np.stack([ranks[stage == 0], ranks[stage == last]], axis=1)
+    if family == "mirror":
+        stage, last = mesh.coordinate("pp"), mesh.sizes["pp"] - 1
+        pairs = [
+            (ranks[stage == s], ranks[stage == last - s]) for s in range(mesh.sizes["pp"] // 2)
+        ]
+        return np.concatenate([np.stack(pair, axis=1) for pair in pairs])
     if family in ("stage", "amax"):
         return mesh.groups("tp", "cp", "ep", "dp")
     if family.startswith("send"):
@@ -175,11 +190,20 @@ class _Pricer:
     """
 
     def __init__(
-        self, topology: Topology, members: dict[str, NDArray[np.int64]], pins: Collectives
+        self,
+        topology: Topology,
+        members: dict[str, NDArray[np.int64]],
+        scenario: Scenario,
     ) -> None:
+        policies = scenario.policies
+        direct = policies.overlap.tensor_exchange == "direct"
         self._topology = topology
         self._members = members
-        self._pins = pins
+        self._pins = policies.collectives
+        self._messages = _MESSAGES | {"push": "direct"} if direct else _MESSAGES
+        self._experts = policies.experts
+        model = scenario.workload.model
+        self._moe = model.moe if isinstance(model, Transformer) else None
         self.profiles: list[Profile] = []
         self.families: list[str] = []
         self.notes: list[str] = []
@@ -190,12 +214,13 @@ class _Pricer:
     def use(self, comm: CommOp) -> Use:
         """Price one collective."""
         family = FAMILY[SLOTS[comm.slot]]
-        if comm.collective in _MESSAGES:
-            only = _MESSAGES[comm.collective]
+        if comm.collective in self._messages:
+            only = self._messages[comm.collective]
             candidates = {only: self.profiles[self._profile(family, comm.collective, only)]}
         else:
             candidates = self._candidates(family, comm)
-        choice = choose(candidates, float(comm.size_bytes))
+        protocols = self._protocols(family, comm.collective, candidates)
+        choice = choose(candidates, float(comm.size_bytes), protocols)
         algorithm = choice.names[int(choice.algorithm[0])]
         number = self._profile(family, comm.collective, algorithm)
         protocol = self.profiles[number].protocol(NAMES[int(choice.protocol[0])])
@@ -214,9 +239,11 @@ class _Pricer:
 
     def _candidates(self, family: str, comm: CommOp) -> dict[str, Profile]:
         """Profiles of the algorithms to choose from: the pinned one, or NCCL's own."""
-        pin = getattr(self._pins, comm.collective, "auto")
+        pin = self._pins.algorithm(comm.collective, family)
         names = self._available(family, comm.collective)
-        if pin in names:
+        if self._node_first(family, comm.collective):
+            names = names[-1:]  # two levels where there are two
+        elif pin in names:
             names = [pin]
         else:
             if pin != "auto":
@@ -227,6 +254,23 @@ class _Pricer:
                 )
             names = [name for name in names if name in NCCL_ALGORITHMS]
         return {name: self._sample(family, comm.collective, name) for name in names}
+
+    def _protocols(
+        self, family: str, collective: str, candidates: dict[str, Profile]
+    ) -> Collection[str]:
+        """Names of the protocols to choose from: the pinned one, or all."""
+        pin = self._pins.protocol(collective, family)
+        if pin == "auto":
+            return NAMES
+        wanted = [name for name in NAMES if name.lower() == pin]
+        known = {protocol.name for each in candidates.values() for protocol in each.protocols}
+        if known.isdisjoint(wanted):
+            self.notes.append(
+                f"policies.collectives.protocols.{collective}: {pin} does not exist for"
+                f" {', '.join(candidates)}; the tuner chooses there"
+            )
+            return NAMES
+        return wanted
 
     def _light(
         self, number: int, size_bytes: int, latency_s: NDArray[np.float64], scale: float
@@ -244,9 +288,23 @@ class _Pricer:
     def _sample(self, family: str, collective: str, algorithm: str) -> Profile:
         key = (family, collective, algorithm)
         if key not in self._samples:
-            rows = self._widest(family)
-            self._samples[key] = collective_profile(self._topology, rows, collective, algorithm)
+            self._samples[key] = self._made(self._widest(family), *key)
         return self._samples[key]
+
+    def _made(
+        self, rows: NDArray[np.int64], family: str, collective: str, algorithm: str
+    ) -> Profile:
+        profile = collective_profile(self._topology, rows, collective, algorithm)
+        if algorithm != "two_level" or not self._node_first(family, collective):
+            return profile
+        assert self._moe is not None, "expert groups have experts"
+        parts = places_of(self._topology, rows).num_parts
+        reached = [nodes_reached(self._moe, n, self._experts.max_nodes) for n in parts.tolist()]
+        return thinned(self._topology, profile, np.array(reached) / self._moe.top_k)
+
+    def _node_first(self, family: str, collective: str) -> bool:
+        """Whether a row crosses once to each node that it is for."""
+        return (family, collective, self._experts.dispatch) == ("ep", "all_to_all", "node_first")
 
     def _widest(self, family: str) -> NDArray[np.int64]:
         """The group of a family that spans most islands, as its only row."""
@@ -265,7 +323,7 @@ class _Pricer:
             elif len(rows) == 1:
                 profile = self._sample(*key)
             else:
-                profile = collective_profile(self._topology, rows, collective, algorithm)
+                profile = self._made(rows, *key)
             self._numbers[key] = len(self.profiles)
             self.profiles.append(profile)
             self.families.append(family)

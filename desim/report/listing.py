@@ -5,7 +5,10 @@ from __future__ import annotations
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BeforeValidator
+
 from desim.plan.schedules import AUTOMATIC, FOLDED_BACK, SCHEDULES
+from desim.plan.schedules.flags import FLAGS
 from desim.spec.base import Spec
 from desim.spec.catalogue import list_names
 from desim.spec.policy import Kernels, Policies
@@ -35,18 +38,25 @@ def listing(kinds: Sequence[str]) -> str:
 
 def _names(kind: str) -> Iterator[str]:
     if kind == "schedules":
-        for name, schedule in SCHEDULES.items():
-            contract = (schedule.__doc__ or "").splitlines()[0]
-            yield f"{name:<14}{contract}"
-        for name, held in AUTOMATIC.items():
-            chunks = "two chunks in a V" if name in FOLDED_BACK else "one chunk per stage"
-            memory = "" if held == 1 else f" {held} times"
-            yield f"{name:<14}Zero bubble by a search, {chunks}, in{memory} the memory of 1F1B."
+        for name, contract in _schedules():
+            yield f"{name:<15}{contract} [{FLAGS[name]}]"
     elif kind == "policies":
         yield from _options("policies", Policies, _defaults(Policies()))
         yield from _options("kernels", Kernels, _defaults(Kernels()))
     else:
         yield from list_names(kind)
+
+
+def _schedules() -> Iterator[tuple[str, str]]:
+    """Every schedule with its contract."""
+    for name, schedule in SCHEDULES.items():
+        yield name, (schedule.__doc__ or "").splitlines()[0]
+    for name, held in AUTOMATIC.items():
+        chunks = "two chunks in a V" if name in FOLDED_BACK else "one chunk per stage"
+        times = "schedule_memory" if held is None else f"{held:g}"
+        memory = "" if held == 1 else f" {times} times"
+        yield name, f"Zero bubble by a search, {chunks}, in{memory} the memory of 1F1B."
+    yield "custom", "Orders of your own: policies.schedule: {orders: [F0 F1 B0 B1, F0 B0 F1 B1]}."
 
 
 def _defaults(section: Spec) -> dict[str, Any]:
@@ -62,11 +72,15 @@ def _options(path: str, spec: type[Spec], defaults: dict[str, Any]) -> Iterator[
         if isinstance(kind, type) and issubclass(kind, Spec):
             yield from _options(f"{path}.{key}", kind, defaults[key])
             continue
-        yield f"{f'{path}.{key}':<40}{_choices(kind):<45} default {_plain(defaults[key])}"
+        plain = kind is float and not any(isinstance(m, BeforeValidator) for m in field.metadata)
+        choices = "a number" if plain else _choices(kind)
+        yield f"{f'{path}.{key}':<39} {choices:<45} default {_plain(defaults[key])}"
 
 
 def _choices(kind: object) -> str:
-    """Say what a type allows; every `float` below policies and kernels carries a unit."""
+    """Say what a type allows; a `float` that may be left out carries a unit."""
+    if isinstance(kind, type) and issubclass(kind, Spec):
+        return f"a mapping of {', '.join(kind.model_fields)}"
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " | ".join(_plain(choice) for choice in parts)
@@ -74,6 +88,8 @@ def _choices(kind: object) -> str:
         return _choices(parts[0])
     if origin is tuple:
         return f"a list of {_choices(parts[0])}"
+    if origin is dict:
+        return f"a mapping from {_choices(parts[0])}"
     if origin in (Union, UnionType):
         kept = " or ".join(_choices(part) for part in parts if part is not type(None))
         return kept + (", or null" if type(None) in parts else "")

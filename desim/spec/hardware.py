@@ -102,6 +102,10 @@ class DeviceCommunication(Spec):
     """Streaming multiprocessors that a send or receive holds: NCCL's channels per peer."""
     nvls_sms: Annotated[int, Ge(0)] = 0
     """Streaming multiprocessors that an in-switch (NVLS) collective holds."""
+    channel_bytes_per_s: BytesPerSecond | None = Field(None, alias="channel")
+    """What one channel (one multiprocessor) of a collective's kernel moves at most inside a node.
+    The numbers of channels above fill the links; it counts where `policies.resources` gives a
+    collective fewer. Left out: fewer channels are taken to be as fast."""
     beside_compute: Share
     """Bandwidth of a collective beside whose beginning kernels run, as a share of that alone."""
 

@@ -18,6 +18,7 @@ from desim.spec.nodes import Path as KeyPath
 from desim.spec.rules.run import check, settle
 from desim.spec.salvage import salvage
 from desim.spec.scenario import Scenario
+from desim.spec.schedule_file import expand_schedule
 from desim.spec.tables import settle_tables
 from desim.spec.text_file import shown
 from desim.spec.yaml_source import read_file
@@ -49,6 +50,10 @@ def load_scenario(source: str | Path | Mapping[str, Any], overrides: Sequence[st
             overriding.apply(root, override, catalogue)
         except SpecError as error:
             mistakes.extend(error.mistakes)
+    try:
+        expand_schedule(root)
+    except SpecError as error:
+        mistakes.extend(error.mistakes)
     _expand(root, catalogue)
     mistakes.extend(catalogue.mistakes)
     scenario, notes = _validate(root, catalogue, mistakes)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
-from pydantic import Field, model_validator
+from annotated_types import Ge, Gt, Le
+from pydantic import Field
 
 from desim.spec.base import Bytes, PositiveInt, Seconds, Spec
+from desim.spec.collectives import Collectives
+from desim.spec.experts import Experts
 from desim.spec.hardware import AttentionBackend
+from desim.spec.orders import Custom
+from desim.spec.resources import Resources
 
 
 class Overlap(Spec):
     """What communication may run beside compute."""
 
-    grad_reduce: Literal["none", "bucketed"] = "bucketed"
-    """`none`: reduce after the last backward; `bucketed`: each bucket once it is complete."""
+    grad_reduce: Literal["none", "bucketed", "per_layer"] = "bucketed"
+    """`none`: reduce after the last backward; `bucketed`: each bucket once it is complete
+    (Megatron-LM `--overlap-grad-reduce`, PyTorch DDP, DeepSpeed `overlap_comm`); `per_layer`: the
+    same with one bucket for every layer, whatever its size."""
     param_gather: Literal["none", "prefetch"] = "prefetch"
-    """ZeRO-1/2 parameters: gathered before the first forward, or bucket by bucket under it."""
+    """ZeRO-1/2 parameters: gathered before the first forward, or bucket by bucket under it
+    (Megatron-LM `--overlap-param-gather`)."""
     tensor: Literal["none", "megatron", "chunked"] = "megatron"
     """`megatron`: in a column-parallel backward the input's all-gather runs under dgrad and the
     gradient's reduce under wgrad; `none`: all tensor-parallel communication is exposed;
@@ -26,18 +33,52 @@ class Overlap(Spec):
     user buffers, `tp_comm_overlap`; asynchronous tensor parallelism in PyTorch)."""
     pipeline: Literal["blocking", "async"] = "blocking"
     """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted.
-    A posted receive holds its SMs until the message comes, which can cost more than it hides."""
+    A posted receive holds its SMs until the message comes, which can cost more than it hides.
+    Megatron-LM posts messages under the interleaved schedule alone (unless
+    `--no-overlap-p2p-communication`)."""
+    tensor_chunks: PositiveInt | None = None
+    """GEMMs that `tensor: chunked` makes of one, with a copy less beside them; at least
+    `parallel.tensor`, as many where left out, since a rank begins with its own rows."""
+    tensor_exchange: Literal["ring", "direct", "pipeline"] = "ring"
+    """How chunks travel under `tensor: chunked`. `ring`: each copy to the next rank (Transformer
+    Engine's `ring_exchange`, Megatron-LM `--tp-comm-overlap`); `direct`: straight between every
+    pair (PyTorch's symmetric memory, torchtitan `enable_async_tensor_parallel`); `pipeline`: as
+    `ring` before a GEMM, and after it a reduce-scatter of each chunk by a kernel that takes SMs
+    (Transformer Engine's method `pipeline`, `num_splits` chunks, of `--tp-comm-overlap-cfg`)."""
+    receive_ahead: Annotated[int, Ge(0)] = 1
+    """Under `pipeline: async`: passes by which a receive is posted ahead of the one that needs it;
+    0: when its pass is next and all before it is computed."""
+
+
+FsdpIssue = Literal["explicit", "host_run_ahead", "implicit"]
 
 
 class Fsdp(Spec):
-    """How fully sharded data parallel (`parallel.zero: 3`) gathers and frees layers."""
+    """How fully sharded data parallel (`parallel.zero: 3`) gathers and frees layers.
 
+    Over a part of the ranks where `parallel.shard` says so (PyTorch's HYBRID_SHARD, a 2-D mesh in
+    FSDP2, torchtitan's data_parallel_replicate_degree), else over all (FULL_SHARD).
+    """
+
+    issue: FsdpIssue = "explicit"
+    """When the host issues gathers. `explicit`: `prefetch` layers ahead (FSDP1
+    `forward_prefetch=True`, FSDP2 `set_modules_to_forward_prefetch` and `..._backward_prefetch`);
+    `host_run_ahead`: as FSDP1 by default, forward when the host comes to the layer, which the
+    device hides only while the host is ahead of it, backward one layer ahead (BACKWARD_PRE);
+    `implicit`: as FSDP2 by default, the same without any wait of the host: the stream of the
+    gathers waits until an earlier layer is copied out, so that two are under way."""
     prefetch: Annotated[int, Ge(0)] = 1
-    """Layers whose all-gather is issued ahead of the layer that computes."""
+    """Under `explicit`: layers whose all-gather is issued ahead of the layer that computes."""
+    prefetch_backward: Annotated[int, Ge(0)] | None = None
+    """The same of the backward pass; as `prefetch` where left out. 0: after the reduction of the
+    layer before (FSDP1 `backward_prefetch=None`)."""
     gathers_in_flight: PositiveInt = 2
-    """Gathered layers that may exist at once; the host waits before it issues one more."""
-    reshard_after_forward: bool = True
-    """Whether a layer's gathered parameters are freed after its forward pass."""
+    """Gathered layers that may exist at once; the host waits before it issues one more (FSDP1's
+    `limit_all_gathers`). FSDP2's stream waits instead: `implicit` does not use it."""
+    reshard_after_forward: bool | Annotated[int, Ge(2)] = True
+    """Whether a layer's gathered parameters are freed after its forward pass (FSDP1 FULL_SHARD,
+    not SHARD_GRAD_OP; FSDP2 `reshard_after_forward`). A number: so many neighbours keep them among
+    themselves and gather them from each other for the backward pass (FSDP2, ZeRO++ hpZ)."""
     reduce_every_micro_batch: bool = True
     """Whether gradients are reduce-scattered after every micro-batch, as FSDP does unless told
     otherwise (`no_sync`); false: whole gradients are kept and reduced with the last one."""
@@ -49,27 +90,7 @@ class Fsdp(Spec):
     false: parameters are views of a flat one (FSDP1)."""
 
 
-ContextExchange = Literal["all_gather", "ring", "all_to_all"]
-AllReduce = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
-Gather = Literal["auto", "ring", "tree", "hierarchical", "nvls"]
-AllToAll = Literal["auto", "pairwise", "two_level"]
-
-
-class Collectives(Spec):
-    """Algorithm per collective; `auto` lets the tuner choose for size and group as NCCL does.
-
-    The word `auto` may stand for the whole mapping.
-    """
-
-    all_reduce: AllReduce = "auto"
-    all_gather: Gather = "auto"
-    reduce_scatter: Gather = "auto"
-    all_to_all: AllToAll = "auto"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {} if value == "auto" else value
+ContextExchange = Literal["all_gather", "ring", "all_to_all", "two_level"]
 
 
 RecomputeModule = Literal[
@@ -81,14 +102,25 @@ class Policies(Spec):
     """Choices that change when and how work is done, never what is computed."""
 
     schedule: Literal[
-        "gpipe", "1f1b", "interleaved", "zb_h1", "zb_h2", "zb_1p", "zb_2p", "zb_v"
-    ] = "1f1b"
+        "gpipe", "1f1b", "interleaved", "breadth_first",
+        "zb_h1", "zb_h2", "zb_1p", "zb_2p", "zb_v", "zb_auto",
+        "dualpipe", "dualpipe_v", "custom",
+    ] = "1f1b"  # fmt: skip
     """Order of micro-batch passes on each stage. `zb_...` (zero bubble) place weight gradients
     apart: `zb_h1` with the memory of 1F1B, `zb_h2` with twice that; `zb_1p`, `zb_2p` the same,
-    found by a search over the times of passes; `zb_v` with two chunks per stage in a V."""
-    post_validation: bool = True
-    """Zero-bubble schedules only: whether a stage updates its parameters with the gradient norm of
-    the stages before it and checks afterwards, instead of waiting for the norm of all."""
+    found by a search over the times of passes; `zb_v` with two chunks per stage in a V; `zb_auto`
+    in the memory that `schedule_memory` says. `dualpipe` runs micro-batches from both ends and
+    holds the parameters twice, `dualpipe_v` in a V. `custom` plays `custom.orders`: its mapping, or
+    the path of a YAML file that holds it, may also stand here."""
+    schedule_memory: Annotated[float, Gt(0)] = 1.0
+    """Schedule `zb_auto` only: most micro-batches that a stage holds, over the pipeline's stages: 1
+    is what 1F1B's first stage holds (`zb_1p`), 2 twice that (`zb_2p`)."""
+    custom: Custom | None = None
+    """The orders of schedule `custom`."""
+    post_validation: Literal["auto"] | bool = "auto"
+    """Whether a stage updates its parameters with the gradient norm of the stages before it and
+    checks afterwards, instead of waiting for the norm of all; `auto`: under zero-bubble schedules
+    (`--enable-optimizer-post-validation` of the authors' Megatron-LM)."""
     recompute: Literal["none", "selective", "per_op", "full"] = "none"
     """What the backward pass computes again: `selective`: the parts of each block that
     `recompute_modules` names; `per_op`: all but attention, every second matrix product and
@@ -110,12 +142,26 @@ class Policies(Spec):
     """What communication may run beside compute."""
     context: ContextExchange = "all_gather"
     """How ranks that share a sequence (`parallel.context`) see each other's keys and values:
-    gathered whole before attention; passed round a ring in steps that attention runs beside; or
-    heads exchanged for tokens by an all-to-all before and after (Ulysses)."""
+    gathered whole before attention; passed round a ring in steps that attention runs beside; heads
+    exchanged for tokens by an all-to-all before and after (Ulysses); or `two_level`: that among
+    `context_inside` neighbours and a ring across. Megatron-LM `--cp-comm-type all_gather | p2p |
+    a2a | a2a+p2p`; torchtitan gathers or passes round (`context_parallel_rotate_method`), DeepSpeed
+    Ulysses exchanges."""
     bucket_bytes: Bytes | None = Field(alias="bucket", default=None)
     """Size of a gradient bucket; left out: as Megatron-LM's distributed data parallel, the larger
     of 40 M and 1 M x data-parallel ranks elements in the first chunk of the first stage, and one
     bucket for any other chunk."""
+    bucket_padding: Literal["aligned_shards", "megatron", "megatron_busbw", "none"] = (
+        "aligned_shards"
+    )
+    """What the size of a bucket that ZeRO-1/2 shards is a multiple of: 64 elements x ranks, so that
+    every shard is aligned; `megatron`: lcm(ranks, 128), as its distributed optimizer
+    (`--use-distributed-optimizer`); `megatron_busbw`: lcm(ranks, 128, 2^16), with
+    `--ddp-pad-buckets-for-high-nccl-busbw`; or nothing. Padding is moved and reduced as well."""
+    reduce_every_micro_batch: bool = False
+    """Whether replicated gradients (`parallel.zero: 0` or 1) are reduced after every micro-batch
+    (PyTorch DDP outside of `no_sync`), not after the last alone. ZeRO-2 always does, and
+    `fsdp.reduce_every_micro_batch` says it for ZeRO-3."""
     bucket_copies: bool = False
     """Whether gradients that nothing overlaps are copied into a buffer of a bucket's size to be
     reduced (DeepSpeed's `reduce_bucket_size`), which takes device memory; the time of the copies is
@@ -128,7 +174,9 @@ class Policies(Spec):
     fsdp: Fsdp = Fsdp()
     """How layers are gathered and freed under `zero: 3`."""
     collectives: Collectives = Collectives()
-    """Algorithm of each collective."""
+    """Algorithm and protocol of each collective."""
+    resources: Resources = Resources()
+    """What communication takes of a device."""
     split_p2p: bool = True
     """Whether a stage sends its 1/tensor part (sequence parallel) or the whole activation."""
     gradient_clipping: bool = True
@@ -136,6 +184,17 @@ class Policies(Spec):
     sync: Literal["grad_norm", "step", "none"] = "grad_norm"
     """Where the host waits for the device: reading back the gradient norm, once at the end of the
     step (loss logging), or never."""
+    context_inside: PositiveInt | None = None
+    """Neighbouring context ranks that exchange heads under `context: two_level`, the first number
+    of Megatron-LM `--hierarchical-context-parallel-sizes`; left out: the most that divide the heads
+    of keys and values and stand in one NVLink domain."""
+    context_balance: Literal["zigzag", "contiguous"] = "zigzag"
+    """Which tokens a context rank has under a causal mask: `zigzag` one chunk from either end, so
+    that all compute alike (what Megatron-LM always does); `contiguous` one chunk, so that the last
+    rank computes 2 - 1/context times the mean and others wait for it (ring attention as
+    published). Heads that are exchanged (`all_to_all`) are balanced either way."""
+    experts: Experts = Experts()
+    """How tokens reach their experts, and how unevenly they fall on them."""
 
 
 def _version(text: str) -> tuple[int, ...]:

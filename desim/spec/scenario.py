@@ -119,8 +119,9 @@ class Run(Spec):
     """`auto` and true: one representative per rank class; false: every rank is played."""
     fold_time: Literal["auto", "pace"] | bool = "auto"
     """Where only the step time is asked for (`desim validate`): `auto` and true leave
-    micro-batches out that repeat to the picosecond, `pace` also those after which every rank
-    keeps its pace to 1 in 1,000; false: every one is played. A run with a timeline plays all."""
+    micro-batches out that repeat, or drift evenly, to the picosecond, `pace` also those after which
+    every rank keeps its pace to 1 in 1,000; false: every one is played. A run with a timeline plays
+    all."""
 
 
 class Output(Spec):

@@ -89,11 +89,11 @@ def test_values(tiny: Path, cli: Cli, change: str, words: list[str]) -> None:
     assert files(tiny.parent) == ["tiny.yaml"]
 
 
-def test_interleaved_rounds(tiny: Path, cli: Cli) -> None:
+def test_too_few_micro_batches(tiny: Path, cli: Cli) -> None:
     changes = ["policies.schedule=interleaved", "parallel.virtual_stages=2"]
-    odd = [*changes, "workload.global_batch=6"]
-    arguments = [part for change in odd for part in ("--set", change)]
-    refused(cli(tiny, *arguments), "6 / (1 x 2) = 3, 3 / 2 leaves 1", "nearest: 4 or 8")
+    few = [*changes, "workload.global_batch=2"]
+    arguments = [part for change in few for part in ("--set", change)]
+    refused(cli(tiny, *arguments), "at least 2 micro-batches: 2 / (1 x 2) = 1", "nearest: 4")
 
 
 def test_all_mistakes_at_once_with_file_and_line(tiny: Path) -> None:

@@ -113,7 +113,9 @@ def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
     assert said["policies.recompute_layers"] == "a whole number, or null"
     assert said["kernels.apart"] == "a list of qkv | gate_up"
     assert said["policies.bucket"] == "a quantity with its unit, or null"
-    assert said["policies.schedule"].endswith("| zb_v")
+    assert said["policies.schedule"].endswith("| custom")
+    assert said["policies.schedule_memory"] == "a number"
+    assert said["policies.custom"] == "a mapping of orders, placement, or null"
 
 
 def test_version_and_help(cli: Cli) -> None:

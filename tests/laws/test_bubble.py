@@ -66,6 +66,37 @@ def test_interleaved(stages: int, micro_batches: int, chunks: int, p2p: str) -> 
     check(played, stages, micro_batches, chunks)
 
 
+@pytest.mark.parametrize("schedule", ["interleaved", "breadth_first"])
+@pytest.mark.parametrize("micro_batches", [4, 5, 7, 11])
+def test_chunks_with_any_number_of_micro_batches(schedule: str, micro_batches: int) -> None:
+    """(p - 1)(F + B) / v from p micro-batches on, whether or not p divides their number.
+
+    Lamy-Poirier 2023 (arXiv:2211.05953), equation 2, of breadth-first.
+    """
+    check(pipeline(schedule, 4, micro_batches, 2), 4, micro_batches, 2)
+
+
+@pytest.mark.parametrize("p2p", ["blocking", "async"])
+@pytest.mark.parametrize(("stages", "micro_batches"), [(2, 4), (4, 8), (4, 14), (8, 16)])
+def test_dualpipe(stages: int, micro_batches: int, p2p: str) -> None:
+    """(p/2 - 1)(F&B + B - 3W) of DeepSeek-AI 2024 (arXiv:2412.19437), table 2.
+
+    F&B is F + B, B the whole backward pass; no forward pass is longer than the input's gradient.
+    """
+    forward_s, dgrad_s, wgrad_s = 1.0, 1.3, 0.9
+    times = {"qkv": forward_s, "qkv_dgrad": dgrad_s, "qkv_wgrad": wgrad_s}
+    whole_s = dgrad_s + wgrad_s
+    each_s = forward_s + 2 * whole_s - 3 * wgrad_s
+    played = pipeline("dualpipe", stages, micro_batches, p2p=p2p, times=times)
+    step_s = micro_batches * (forward_s + whole_s) + (stages / 2 - 1) * each_s
+    assert played.step_ps == pytest.approx(step_s * 1e12, rel=CLOSE)
+    if stages <= 4:
+        # Half the ranks: two chunks each, of 2p parts of the model.
+        played = pipeline("dualpipe_v", stages, micro_batches, 2, p2p=p2p, times=times)
+        step_s = 2 * micro_batches * (forward_s + whole_s) + (stages - 1) * each_s
+        assert played.step_ps == pytest.approx(step_s * 1e12, rel=CLOSE)
+
+
 @pytest.mark.parametrize("p2p", ["blocking", "async"])
 @pytest.mark.parametrize(("stages", "micro_batches"), [(2, 4), (4, 12)])
 def test_zero_bubble(stages: int, micro_batches: int, p2p: str) -> None:
@@ -93,6 +124,13 @@ def test_only_post_validation_removes_the_whole_bubble() -> None:
         )
         step_s = 3.0 * micro_batches + left
         assert played.step_ps == pytest.approx(step_s * 1e12, rel=CLOSE)
+
+
+def test_post_validation_changes_nothing_where_the_first_stage_ends_last() -> None:
+    """Under 1F1B stage 0 begins and ends the step: no later stage can make it shorter."""
+    stages, micro_batches = 4, 12
+    played = pipeline("1f1b", stages, micro_batches, post_validation=True)
+    assert played.step_ps == pytest.approx((micro_batches + 3) * PASSES_S * 1e12, rel=CLOSE)
 
 
 def test_uneven_stages_wait_for_the_slowest() -> None:

@@ -10,8 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from desim.plan.mesh import build_mesh
+from desim.record import PS_PER_S
+from desim.spec.loads import nodes_reached
+from desim.spec.mixture import Mixture
 from desim.spec.scenario import Parallel
-from tests.jobs import BASE, Played, job, play
+from tests.jobs import BASE, LANE, Played, job, play, with_system
 from tests.laws.test_folding import AXES, check
 
 MOE = {"experts": 8, "top_k": 2, "ffn": 512, "shared_ffn": 512, "dense_layers": 1}
@@ -65,6 +68,12 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
         "policies": {
             "recompute": draw(st.sampled_from(["none", "full"])),
             "overlap": {"grad_reduce": draw(st.sampled_from(["none", "bucketed"]))},
+            "experts": {
+                "shared": draw(st.sampled_from(["before", "beside"])),
+                "chunks": draw(st.sampled_from([1, 1, 3])),
+                "spread": draw(st.sampled_from([0.0, 0.0, 0.4])),
+                "dispatch": draw(st.sampled_from(["all_to_all", "node_first"])),
+            },
         },
         "disturb": draw(st.sampled_from([[], [{"device": 0, "compute": 0.7}]])),
     }
@@ -165,6 +174,213 @@ def test_experts_follow_the_recipe(recipe: str) -> None:
     ops = [op for op in played.plan.context.tables.ops if op.kind == "grouped_gemm"]
     assert {op.dtype for op in ops} == {"fp8"}
     assert {op.name for op in ops} >= {"experts_gate_up", "experts_down_dgrad"}
+
+
+@pytest.mark.parametrize(
+    "policy", [{"shared": "beside"}, {"chunks": 4}, {"shared": "beside", "chunks": 2}]
+)
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_no_overlap_changes_bytes_or_work(policy: dict[str, Any], recompute: str) -> None:
+    """Whatever runs beside the all-to-alls: as many bytes are moved and as many FLOPs done."""
+    changes = {"parallel": {"expert": 4}, "policies": {"recompute": recompute}}
+    plain = mixture(**changes)
+    hidden = mixture(**{**changes, "policies": {"recompute": recompute, "experts": policy}})
+    assert moved(hidden) == pytest.approx(moved(plain))
+    assert work(hidden) == pytest.approx(work(plain), rel=1e-3)
+    assert hidden.record.memory[0].peak_bytes == pytest.approx(
+        plain.record.memory[0].peak_bytes, rel=0.1
+    )
+
+
+def moved(played: Played) -> float:
+    spans = played.spans()
+    return float(spans.size_bytes[spans.lane == LANE["ep"]].sum())
+
+
+def work(played: Played, number: int = 0) -> float:
+    ops = list(played.plan.context.tables.ops)
+    numbers = played.plan.programs[number].op
+    return sum(ops[i].flops for i in numbers[numbers >= 0])
+
+
+def exposed(played: Played) -> int:
+    return sum(account["exposed_ep"] for account in played.accounts())
+
+
+def test_a_shared_expert_hides_all_to_alls() -> None:
+    """With a shared expert that takes longer than the all-to-alls only the counts are exposed; one
+    that takes no time hides nothing. Steps lie between the longer and the sum."""
+
+    def steps(seconds: float) -> tuple[Played, Played]:
+        def times(op: Any) -> float:
+            return seconds if op.name.startswith("shared_") and op.kind == "gemm" else 1e-9
+
+        jobs = [
+            free(job(workload__model=MODEL, parallel__expert=8, policies={"experts": policy}))
+            for policy in ({}, {"shared": "beside"})
+        ]
+        alone, beside = (play(job_, times=times, host=0.0) for job_ in jobs)
+        return alone, beside
+
+    alone, beside = steps(1e-3)
+    spans = alone.spans()
+    sent = [row for row in np.flatnonzero(spans.lane == LANE["ep"])]
+    total = sum(int(spans.end_ps[row] - spans.start_ps[row]) for row in sent)
+    counts = [row for row in sent if row in set(alone.rows(name="token_counts"))]
+    left = sum(int(spans.end_ps[row] - spans.start_ps[row]) for row in counts)
+    assert exposed(alone) == pytest.approx(total, rel=1e-2)
+    assert exposed(beside) == pytest.approx(left, rel=1e-2)
+    assert beside.step_ps == pytest.approx(alone.step_ps - (total - left), rel=1e-3)
+    alone, beside = steps(1e-9)
+    assert beside.step_ps == pytest.approx(alone.step_ps, rel=1e-2)
+
+
+def free(scenario: Any) -> Any:
+    """Communication takes nothing from kernels and they nothing from it; no latency."""
+    return with_system(
+        scenario,
+        communication={"beside_compute": 1.0, "nvlink_sms": 0, "network_sms": 0, "message_sms": 0},
+        nvlink_latency_s=0.0,
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2.0])
+def test_many_chunks_of_experts_tend_to_the_ideal(ratio: float) -> None:
+    """1/n of the dispatch is before and 1/n of the return after, and in between are n times the
+    longer of 1/n of the products and of what travels beside: for large n the longer of both."""
+    over = []
+    for chunks in (2, 8, 32):
+        scenario = job(
+            workload__model={**MODEL, "moe": {**MOE, "shared_ffn": 0}},
+            parallel__expert=8,
+            policies={"experts": {"chunks": chunks}},
+        )
+        rows = 1024 * 2 * (1024 * 2.0 * 2 + 4)  # tokens x top_k x (there and back, probabilities)
+        system = scenario.cluster.system
+        link = system.device.nvlink_bytes_per_s * system.nvlink_efficiency
+        travel_s = 7 / 8 * rows / link
+        work_s = travel_s / ratio
+
+        def times(op: Any, share: float = work_s / chunks) -> float:
+            return share if op.name == "experts_gate_up" else 1e-12
+
+        played = play(free(scenario), times=times, host=0.0)
+        spans = played.spans()
+        first, last = played.rows(name="dispatch")[0], played.rows(name="unpermute")[0]
+        took_s = (spans.start_ps[last] - spans.start_ps[first]) / PS_PER_S
+        over.append(took_s / max(work_s, travel_s) - 1)
+    assert over[0] > over[1] > over[2] > -1e-3
+    assert over[2] < 0.1
+
+
+LOAD = (1.0, 1.0, 3.0, 1.0)
+
+
+def test_uneven_loads_split_ranks_and_conserve_work() -> None:
+    """A rank computes its own load; together they compute what even ranks do; the busiest leads."""
+    changes: dict[str, Any] = {"parallel": {"expert": 4, "zero": 0}}
+    even = mixture(**changes)
+    uneven = mixture(**changes, policies={"experts": {"load": LOAD}})
+    assert len(even.record.classes) == 1
+    assert sorted(c.count for c in uneven.record.classes) == [2, 6]
+    grouped = [
+        sum(
+            op.flops
+            for op in np.array(list(uneven.plan.context.tables.ops))[program.op[program.op >= 0]]
+            if op.kind == "grouped_gemm"
+        )
+        for program in uneven.plan.programs
+    ]
+    assert grouped[0] == pytest.approx(3 * grouped[1], rel=1e-2)
+    ranks = np.bincount(uneven.plan.program_of)
+    whole = sum(work(uneven, number) * count for number, count in enumerate(ranks.tolist()))
+    assert whole == pytest.approx(8 * work(even), rel=1e-2)
+    assert set(sizes(uneven, "dispatch")) == {1024 * 2 * 1024 * 2.0 * 3 / 1.5}
+    assert uneven.step_ps > even.step_ps
+    waits = [account["waiting"] for account in uneven.accounts()]
+    busiest = [number for number, c in enumerate(uneven.record.classes) if c.coordinate["ep"] == 2]
+    assert all(waits[number] < max(waits) for number in busiest)
+
+
+def test_equal_loads_are_no_loads() -> None:
+    plain = mixture(parallel={"expert": 4})
+    given_ = mixture(parallel={"expert": 4}, policies={"experts": {"load": [5, 5, 5, 5]}})
+    assert given_.step_ps == plain.step_ps
+    assert len(given_.record.classes) == len(plain.record.classes)
+
+
+def test_a_drawn_spread_is_the_seeds() -> None:
+    def steps(seed: int) -> int:
+        experts = {"experts": {"spread": 0.5}}
+        drawn = job(workload__model=MODEL, parallel={"expert": 4}, policies=experts, run__seed=seed)
+        return play(drawn, host=0.0).step_ps
+
+    assert steps(1) == steps(1) != steps(2)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb_h1", "zb_1p"])
+def test_uneven_loads_fold_under_every_schedule(schedule: str) -> None:
+    check(
+        job(
+            workload__model={**MODEL, "layers": 4, "moe": MOE},
+            workload__global_batch=16,
+            cluster__devices=16,
+            parallel={"expert": 4, "pipeline": 2, "tensor": 2, "expert_tensor": 1, "zero": 1},
+            policies={
+                "schedule": schedule,
+                "experts": {"load": LOAD, "shared": "beside", "chunks": 2},
+            },
+        )
+    )
+
+
+def wide(**experts: Any) -> Played:
+    """16 expert ranks in four nodes of 4, 32 experts, 8 for each token."""
+    moe = {**MOE, "experts": 32, "top_k": 8}
+    scenario = job(
+        workload__model={**MODEL, "moe": moe},
+        workload__global_batch=16,
+        cluster__devices=16,
+        parallel={"expert": 16, "zero": 0},
+        policies={"experts": experts, "collectives": {"all_to_all": "two_level"}},
+    )
+    return play(with_system(scenario, devices_per_node=4, nics_per_node=4, nvlink_domain=4))
+
+
+def loads(played: Played) -> tuple[float, float]:
+    """Bytes per byte of an all-to-all over all links inside nodes, and between them."""
+    wiring = played.plan.wiring
+    uses = zip(played.plan.context.tables.comms, wiring.uses, strict=True)
+    (number,) = {use.profile for comm, use in uses if comm.collective == "all_to_all"}
+    profile = wiring.profiles[number]
+    outside = profile.link >= wiring.topology.start("nic_out")
+    return float(profile.load[~outside].sum()), float(profile.load[outside].sum())
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2, 3])
+def test_a_row_crosses_once_to_each_node(limit: int | None) -> None:
+    """Inside nodes as many bytes as before; between them those of the nodes that a token reaches,
+    over those of its experts."""
+    plain, first = loads(wide()), loads(wide(dispatch="node_first", max_nodes=limit))
+    moe = Mixture(experts=32, top_k=8, ffn=512)
+    assert first[0] == pytest.approx(plain[0])
+    assert first[1] == pytest.approx(plain[1] * nodes_reached(moe, 4, limit) / 8)
+
+
+def test_fewer_nodes_are_never_slower() -> None:
+    steps = [wide(dispatch="node_first", max_nodes=limit).step_ps for limit in (1, 2, 3, 4)]
+    assert steps == sorted(steps)
+    assert steps[-1] == wide(dispatch="node_first").step_ps < wide().step_ps
+
+
+def test_nodes_reached_are_those_of_random_choices() -> None:
+    """Against counting: choices of k of 32 experts on the nodes allowed, 4 of 8 experts each."""
+    random = np.random.default_rng(0)
+    for top_k, limit in ((1, None), (2, None), (8, None), (8, 2), (6, 1)):
+        moe = Mixture(experts=32, top_k=top_k, ffn=512)
+        on = random.permuted(np.tile(np.arange(8 * (limit or 4)), (20_000, 1)), axis=1)
+        counted = np.mean([len(set(row)) for row in (on[:, :top_k] // 8).tolist()])
+        assert nodes_reached(moe, 4, limit) == pytest.approx(counted, rel=0.01)
 
 
 def test_imbalance_slows() -> None:

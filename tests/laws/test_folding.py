@@ -82,14 +82,18 @@ POLICIES = st.fixed_dictionaries(
     {
         "recompute": st.sampled_from(["none", "selective", "full"]),
         "zero_partition": st.sampled_from(["flat", "tensors"]),
-        "context": st.sampled_from(["all_gather", "ring", "all_to_all"]),
+        "context": st.sampled_from(["all_gather", "ring", "all_to_all", "two_level"]),
+        "context_balance": st.sampled_from(["zigzag", "zigzag", "contiguous"]),
         "bucket": st.sampled_from(["4 MB", "160 MB"]),
         "overlap": st.fixed_dictionaries(
             {
-                "grad_reduce": st.sampled_from(["none", "bucketed"]),
+                "grad_reduce": st.sampled_from(["none", "bucketed", "per_layer"]),
                 "param_gather": st.sampled_from(["none", "prefetch"]),
                 "tensor": st.sampled_from(["none", "megatron", "chunked"]),
+                "tensor_chunks": st.sampled_from([None, 8]),
+                "tensor_exchange": st.sampled_from(["ring", "direct", "pipeline"]),
                 "pipeline": st.sampled_from(["blocking", "async"]),
+                "receive_ahead": st.integers(0, 1),
             }
         ),
         "fsdp": st.fixed_dictionaries(
@@ -99,10 +103,20 @@ POLICIES = st.fixed_dictionaries(
                 "reduce_every_micro_batch": st.booleans(),
                 "root_unit": st.booleans(),
                 "per_parameter": st.booleans(),
+                "issue": st.sampled_from(["explicit", "host_run_ahead", "implicit"]),
+                "prefetch_backward": st.sampled_from([None, 0, 2]),
             }
         ),
         "split_p2p": st.booleans(),
         "sync": st.sampled_from(["grad_norm", "step", "none"]),
+        "reduce_every_micro_batch": st.booleans(),
+        "bucket_padding": st.sampled_from(["aligned_shards", "megatron", "none"]),
+        "resources": st.fixed_dictionaries(
+            {
+                "nvlink_sms": st.sampled_from([None, 4]),
+                "max_connections": st.sampled_from([1, 8]),
+            }
+        ),
     }
 )
 DISTURBANCES = st.lists(

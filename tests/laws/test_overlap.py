@@ -106,3 +106,51 @@ def test_a_reduction_beside_compute_loses_its_stated_share() -> None:
         flowing = (spans.alone_ps[i] - latency_ps) / (share if hindered[-1] else 1.0)
         assert took == pytest.approx(latency_ps + flowing, abs=2)
     assert set(hindered) == {True, False}
+
+
+EXPERTS = {"experts": 8, "top_k": 2, "ffn": 1024, "shared_ffn": 1024}
+MODELS = {"dense": WIDE, "mixture": {**BASE["workload"]["model"], "gated": True, "moe": EXPERTS}}
+LAYOUTS = {
+    "tensor": ("dense", {"tensor": 8}),
+    "context": ("dense", {"context": 8}),
+    "experts": ("mixture", {"expert": 8}),
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "policies"),
+    [
+        ("tensor", {"overlap": {"tensor": "chunked"}}),
+        ("tensor", {"overlap": {"tensor": "chunked", "tensor_chunks": 32}}),
+        ("tensor", {"overlap": {"tensor": "chunked", "tensor_exchange": "direct"}}),
+        ("tensor", {"overlap": {"tensor": "chunked", "tensor_exchange": "pipeline"}}),
+        ("context", {"context": "ring"}),
+        ("context", {"context": "two_level", "context_inside": 2}),
+        ("experts", {"experts": {"shared": "beside"}}),
+        ("experts", {"experts": {"chunks": 2}}),
+        ("experts", {"experts": {"shared": "beside", "chunks": 4}}),
+    ],
+)
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_no_overlap_beats_the_longer_nor_loses_to_the_sum(
+    layout: str, policies: dict[str, Any], recompute: str
+) -> None:
+    """A step is at least all kernels alone and all that one lane moves alone; it is at most their
+    sum with the contention on either side that the spans state."""
+    model, parallel = LAYOUTS[layout]
+    scenario = job(
+        workload__model=MODELS[model],
+        workload__sequence_length=4096,
+        parallel={**parallel, "zero": 0},
+        policies={**policies, "recompute": recompute},
+    )
+    played = play(scenario, host=0.0)
+    spans = played.spans()
+    alone, ran = kernels(played)
+    took = spans.end_ps - spans.start_ps
+    moved = [spans.lane == lane for lane in range(1, int(spans.lane.max()) + 1)]
+    longest = max(int(spans.alone_ps[lane].sum()) for lane in moved)
+    assert max(alone, longest) <= played.step_ps
+    assert played.step_ps <= ran + sum(int(took[lane].sum()) for lane in moved)
+    hidden = alone + sum(int(spans.alone_ps[lane].sum()) for lane in moved) - played.step_ps
+    assert hidden > -(ran - alone) - int((took - spans.alone_ps).sum())

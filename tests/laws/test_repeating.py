@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desim.api import predict
-from desim.engine.simulate import measure_folded, measure_step_ps
+from desim.engine.environment import Clock
+from desim.engine.observe import step_time_ps
+from desim.engine.parts import parts_of
+from desim.engine.simulate import _make_ranks, measure_folded, measure_step_ps
+from desim.engine.steady import SteadyPlayer
+from desim.engine.transfers import TransferTable
 from desim.plan.build import build_plan
 from desim.plan.repeat import is_periodic, shorten
 from desim.plan.schedules import SCHEDULES
@@ -43,7 +48,9 @@ def jobs(draw: st.DrawFn) -> Scenario:
     micro_batches = pipeline * draw(st.integers(5, 12)) + (
         0 if chunks > 1 else draw(st.integers(12, 15))
     )
+    slow = {"device": draw(st.integers(0, 7)), "compute": draw(st.sampled_from([0.99, 0.7]))}
     return job(
+        disturb=draw(st.sampled_from([[], [slow]])),
         workload__model={**MODEL, "layers": pipeline * chunks * draw(st.sampled_from([1, 2]))},
         workload__sequence_length=draw(st.sampled_from([64, 512])),
         workload__global_batch=data * micro_batches,
@@ -69,7 +76,7 @@ def test_left_out_micro_batches_change_nothing(scenario: Scenario) -> None:
     plan = build_plan(scenario, 6)
     if plan.programs[0].left_out:
         assert all(is_periodic(program) for program in plan.programs)
-        folded_ps = measure_folded(plan).step_ps
+        folded_ps = measure_folded(plan)
         assert folded_ps in (None, measure_step_ps(build_plan(scenario)))
     whole = predict(in_full(scenario))
     assert predict(scenario) == whole
@@ -87,6 +94,9 @@ FOLDED: dict[str, dict[str, Any]] = {
     },
     "zb_h1": {"parallel": {"pipeline": 4}, "policies__schedule": "zb_h1"},
     "FSDP": {"parallel": {"zero": 3}},
+    "FSDP2": {"parallel": {"zero": 3}, "policies__fsdp": {"issue": "implicit"}},
+    "every": {"parallel": {"pipeline": 4}, "policies__reduce_every_micro_batch": True},
+    "one queue": {"parallel": {"pipeline": 4}, "policies__resources": {"max_connections": 1}},
     "accumulation": {"parallel": {"zero": 1, "tensor": 2}},
 }
 
@@ -98,7 +108,80 @@ def test_usual_jobs_are_folded(changes: dict[str, Any]) -> None:
     plan = build_plan(scenario, 8)
     assert plan.programs[0].left_out > 0
     assert len(plan.programs[0]) < 0.8 * len(build_plan(scenario).programs[0])
-    assert measure_folded(plan).step_ps == measure_step_ps(build_plan(scenario))
+    assert measure_folded(plan) == measure_step_ps(build_plan(scenario))
+
+
+def player_of(scenario: Scenario) -> tuple[SteadyPlayer, int]:
+    """A player of the job that has left periods out, and the step time that it found."""
+    plan = build_plan(scenario, 8)
+    clock = Clock()
+    ranks = _make_ranks(plan, TransferTable(plan), clock)
+    player = SteadyPlayer(clock, ranks, at_pace=False)
+    player.run()
+    assert player.folded
+    return player, step_time_ps(plan, player)
+
+
+def test_replicas_of_unlike_speed_repeat_each_for_itself() -> None:
+    """Between the ends of a step they do not meet: each of them leaves out its own time."""
+    slow = [{"device": 0, "compute": 0.9}]
+    scenario = job(
+        workload__global_batch=4 * 36,
+        workload__sequence_length=8192,
+        parallel={"tensor": 2},
+        disturb=slow,
+    )
+    player, step_ps = player_of(scenario)
+    assert len({id(watch.part) for watch in player.watches}) == 2
+    lengths = {watch.gone.length_ps for watch in player.watches if watch.gone is not None}
+    assert len(lengths) == 2
+    assert step_ps == measure_step_ps(build_plan(scenario))
+
+
+def test_replicas_that_meet_every_micro_batch_are_one_part() -> None:
+    """FSDP gathers and reduces in every micro-batch: the slow rank is felt by all."""
+    slow = [{"device": 0, "compute": 0.9}]
+    scenario = job(workload__global_batch=8 * 36, parallel={"zero": 3}, disturb=slow)
+    plan = build_plan(scenario, 8)
+    ranks = _make_ranks(plan, TransferTable(plan), Clock())
+    assert [len(part) for part in parts_of(ranks)] == [plan.folding.ranks.number]
+
+
+#: Stages with less to do get further ahead with every micro-batch, hosts too.
+DRIFTING: dict[str, dict[str, Any]] = {
+    "1f1b": {
+        "workload__model": {**MODEL, "layers": 7},
+        "workload__global_batch": 2 * 38,
+        "workload__sequence_length": 2048,
+        "parallel": {"pipeline": 4, "stage_layers": [3, 1, 2, 1]},
+        "policies__overlap__pipeline": "async",
+    },
+    "zb_h1": {
+        "workload__model": {**MODEL, "layers": 5},
+        "workload__global_batch": 4 * 26,
+        "workload__sequence_length": 512,
+        "parallel": {"pipeline": 2, "stage_layers": [2, 3]},
+        "policies__schedule": "zb_h1",
+        "policies__overlap__pipeline": "async",
+        "policies__recompute": "full",
+    },
+    "host": {
+        "workload__model": {**MODEL, "layers": 2},
+        "workload__global_batch": 4 * 38,
+        "workload__sequence_length": 2048,
+        "parallel": {"tensor": 2, "zero": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("changes", DRIFTING.values(), ids=DRIFTING)
+def test_what_drifts_evenly_is_carried_on(changes: dict[str, Any]) -> None:
+    """Times that move by as much in every period do so in those left out: the same picosecond."""
+    scenario = job(**changes)
+    player, step_ps = player_of(scenario)
+    gone = [watch.gone for watch in player.watches if watch.gone is not None]
+    assert any(any(each.drift_ps) for each in gone)
+    assert step_ps == measure_step_ps(build_plan(scenario))
 
 
 def test_random_times_do_not_repeat() -> None:
@@ -114,7 +197,7 @@ def test_states_that_differ_are_not_taken_for_equal() -> None:
     plan = build_plan(job(workload__global_batch=8 * 36, parallel={"pipeline": 4}), 8)
     late = [replace(p, host_ps=p.host_ps * (1 + p.micro_batch)) for p in plan.programs]
     assert not any(is_periodic(program) for program in late)
-    assert measure_folded(replace(plan, programs=tuple(late))).step_ps is None
+    assert measure_folded(replace(plan, programs=tuple(late))) is None
 
 
 @given(st.integers(2, 8), st.integers(1, 3), st.integers(1, 12))

@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desim.plan.schedules import AUTOMATIC, SCHEDULES
-from desim.plan.schedules.automatic import automatic
+from desim.plan.schedules.automatic import _patterns, automatic
 from desim.plan.schedules.costs import Costs, Played, play_orders
+from desim.plan.schedules.listing import Greedy
 from desim.plan.schedules.passes import Pass
 
 F, B, W = 1.0, 0.9, 0.7
+#: `zb_auto` with `policies.schedule_memory: 1.5`.
+LIMITS = {name: limit or 1.5 for name, limit in AUTOMATIC.items()}
 
 
 def costs(
@@ -38,7 +41,7 @@ def fixed(name: str, stages: int, micro_batches: int) -> list[list[Pass]]:
 
 
 def found(name: str, given: Costs, micro_batches: int) -> list[list[Pass]]:
-    return automatic(given, micro_batches, AUTOMATIC[name], joined=False)
+    return automatic(given, micro_batches, LIMITS[name], joined=False)
 
 
 def most_held(order: list[Pass], kept: float) -> float:
@@ -102,6 +105,21 @@ def test_bubble_rates_of_the_paper(
         assert 1 - 24 * sum(times) / played.longest_s == pytest.approx(rate, abs=2e-3)
 
 
+@pytest.mark.parametrize("stages", [4, 8])
+def test_more_memory_never_makes_a_longer_bubble(stages: int) -> None:
+    """`zb_auto`: at 1 it is ZB-1p, at 2 ZB-2p, between them between (Qi et al. 2024, figure 7)."""
+    times, micro_batches = (1.0, 1.0, 1.0), 3 * stages
+    given = costs(stages, times, kept=1.0)
+    left = []
+    for limit in (0.5, 1.0, 1.25, 1.5, 1.75, 2.0):
+        orders = automatic(given, micro_batches, limit, joined=False)
+        left.append(bubble(play_orders(orders, given), micro_batches, times))
+    assert left == sorted(left, reverse=True)
+    assert left[1] == pytest.approx(stages - 1)
+    assert left[-1] == pytest.approx(0, abs=1e-9)
+    assert left[0] > left[1] > left[3] > left[-1]
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.sampled_from(sorted(AUTOMATIC)),
@@ -132,7 +150,7 @@ def test_what_is_found_can_be_played(
             if item.kind != "forward":
                 before = "forward" if item.kind == "backward" else "backward"
                 assert place[item] > place[item._replace(kind=before)]
-        limit = AUTOMATIC[name] * stages * chunks
+        limit = LIMITS[name] * stages * chunks
         assert most_held(order, kept) <= limit + 1e-6
 
 
@@ -144,3 +162,45 @@ def test_orders_that_wait_in_a_circle_are_refused() -> None:
     ]
     with pytest.raises(ValueError, match="circle"):
         play_orders(orders, costs(2, (1.0, 1.0, 0.0)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 6),
+    st.integers(1, 14),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 1.5, 2]),
+    st.tuples(st.floats(0.2, 3), st.floats(0.2, 3), st.floats(0.1, 3)),
+    st.floats(0, 1),
+)
+def test_lists_and_plays_agree(
+    stages: int,
+    micro_batches: int,
+    chunks: int,
+    limit: float,
+    times: tuple[float, float, float],
+    message_s: float,
+) -> None:
+    """Two ways to time the same orders: as they are listed, and played again pass by pass."""
+    used = costs(stages, times, message_s, chunks)
+    greedy = Greedy(used, micro_batches, limit, 0.0)
+    orders = greedy.run()
+    again = play_orders(orders, used)
+    assert greedy.played.begin_s == again.begin_s
+    # A pass may be ready before the listing chooses it: it never ends earlier there.
+    assert all(a <= b for a, b in zip(again.end_s, greedy.played.end_s, strict=True))
+    assert greedy.played.longest_s == pytest.approx(again.longest_s)
+
+
+@pytest.mark.parametrize("name", sorted(AUTOMATIC))
+def test_no_pattern_beats_the_one_that_is_chosen(name: str) -> None:
+    """All micro-batches are searched with: what is found is the best of every pattern and gap."""
+    chunks = 2 if name == "zb_v" else 1
+    used = costs(4, (F, B, W), 0.05, chunks)
+    limit, few = LIMITS[name], 8
+    found_s = play_orders(found(name, used, few), used).longest_s
+    for make in _patterns(used, limit):
+        for gap in (0.0, 0.5, 1.0):
+            greedy = Greedy(used, few, limit, gap, make(few))
+            greedy.run()
+            assert found_s <= greedy.played.longest_s * (1 + 1e-9)

@@ -32,6 +32,57 @@ MOE = "workload.model.moe={experts: 8, top_k: 2, ffn: 1024}"
             "without sequence parallelism there are none",
             "parallel.sequence: true",
         ),
+        (
+            ["parallel.context=4", "policies.context=two_level", "policies.context_inside=3"],
+            "policies.context_inside",
+            "4 / 3 leaves 1",
+            "nearest: 2 or 4",
+        ),
+        (
+            [
+                "parallel.context=4",
+                "policies.context=two_level",
+                "policies.context_inside=4",
+                "workload.model.kv_heads=4",
+            ],
+            "policies.context_inside",
+            "the 2 kv_heads of a tensor rank: 2 / 4 leaves 2",
+            "nearest: 2",
+        ),
+        (
+            [
+                "workload.model.moe={experts: 8, top_k: 6, ffn: 1024}",
+                "parallel={tensor: 2, pipeline: 1, expert: 8, expert_tensor: 2}",
+                "policies.experts={dispatch: node_first, max_nodes: 1}",
+            ],
+            "policies.experts.max_nodes",
+            "1 nodes x 8 / 2 = 4",
+            "nearest: 2",
+        ),
+        (
+            [MOE, "parallel.expert=4", "policies.experts.load=[1, 2]"],
+            "policies.experts.load",
+            "4 expert ranks, not 2",
+            "",
+        ),
+        (
+            [MOE, "parallel.expert=4", "policies.experts.chunks=4096"],
+            "policies.experts.chunks",
+            "2048 tokens x 2 x 4 ranks / 8 experts = 2048",
+            "at most 2048",
+        ),
+        (
+            ["policies.overlap={tensor: chunked, tensor_chunks: 1}"],
+            "policies.overlap.tensor_chunks",
+            "1/2 of them, not 1/1",
+            "nearest: 2",
+        ),
+        (
+            ["policies.overlap={tensor: chunked, tensor_chunks: 6}"],
+            "policies.overlap.tensor_chunks",
+            "4096 / 6 leaves 4",
+            "nearest: 4 or 8",
+        ),
         (["parallel.shard=3"], "parallel.shard", "8 x 1 = 8, 8 / 3 leaves 2", "nearest: 2 or 4"),
         (["cluster.devices=60"], "cluster.devices", "60 / 8 leaves 4", "56 or 64"),
         (
@@ -149,10 +200,11 @@ def test_a_broken_rule(refuse: Refuse, changes: list[str], path: str, rule: str,
 def test_interleaving(refuse: Refuse, load: Load) -> None:
     base = ["policies.schedule=interleaved", "parallel.virtual_stages=2"]
     load(*base)
-    rounds = refuse(*base, "workload.global_batch=48")
-    assert [m.path for m in rounds] == ["workload.global_batch"]
-    assert "48 / (1 x 8) = 6, 6 / 4 leaves 2" in rounds[0].rule
-    assert rounds[0].hint == "nearest: 32 or 64"
+    load(*base, "workload.global_batch=48")  # 6 micro-batches on 4 stages
+    few = refuse(*base, "workload.global_batch=24")
+    assert [m.path for m in few] == ["workload.global_batch"]
+    assert "needs at least 4 micro-batches: 24 / (1 x 8) = 3" in few[0].rule
+    assert few[0].hint == "nearest: 32, or set schedule: 1f1b"
     single = refuse("policies.schedule=interleaved")
     assert [m.path for m in single] == ["parallel.virtual_stages"]
     flat = refuse(*base, "parallel.pipeline=1")
@@ -217,3 +269,56 @@ def test_a_job_that_fills_its_last_domain_in_part_is_told_of_segments(load: Load
     assert load(*whole).notes == ()
     segments = "cluster.system={base: gb200_nvl72, nvlink_domain: 64}"
     assert load(segments, "parallel.tensor=4", "cluster.devices=128").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        (["policies.overlap.tensor_chunks=8"], "tensor_chunks: has no effect under tensor: mega"),
+        (["policies.overlap.tensor_exchange=direct"], "tensor_exchange: has no effect under"),
+        (["policies.context_inside=2"], "context_inside: has no effect under context: all_gather"),
+        (["policies.context_balance=contiguous"], "no effect: parallel.context is 1"),
+        (
+            ["parallel.context=2", "policies={context: all_to_all, context_balance: contiguous}"],
+            "every rank has all tokens of its heads",
+        ),
+        (
+            ["parallel.context=2", "policies={context: two_level, context_inside: 1}"],
+            "1 of 2 ranks exchange heads, as ring does",
+        ),
+        (["policies.experts.chunks=2"], "experts.chunks: has no effect"),
+        ([MOE, "policies.experts.spread=0.5"], "parallel.expert is 1, every rank has all experts"),
+        (
+            [MOE, "parallel.expert=2", "policies.experts.max_nodes=2"],
+            "dispatch: node_first sends one to a node",
+        ),
+        (
+            [MOE, "parallel.expert=2", "policies.experts.dispatch=node_first"],
+            "expert groups stand in one NVLink domain",
+        ),
+        (
+            [MOE, "parallel.expert=2", "policies.experts.shared=beside"],
+            "the model has no shared expert",
+        ),
+        (
+            [
+                "workload.model.moe={experts: 8, top_k: 2, ffn: 1024, imbalance: 1.5}",
+                "parallel.expert=2",
+                "policies.experts.load=[1, 2]",
+            ],
+            "moe.imbalance: has no effect: policies.experts says",
+        ),
+        (
+            [
+                MOE,
+                "parallel.expert=2",
+                "policies.experts.chunks=2",
+                "policies.recompute=selective",
+                "policies.recompute_modules=[expert_activation]",
+            ],
+            "has no effect on experts in chunks",
+        ),
+    ],
+)
+def test_choices_without_a_use_are_named(load: Load, changes: list[str], note: str) -> None:
+    assert any(note in text for text in load(*changes).notes)

@@ -40,7 +40,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[Places], Profile]]] = {
     "all_to_all": {"pairwise": all_to_all.pairwise, "two_level": all_to_all.two_level},
     "shift": {"pairs": shift.pairs},
     "broadcast": {"ring": ring.broadcast},
-    "push": {"copies": shift.copies},
+    "push": {"copies": shift.copies, "direct": all_to_all.copies},
 }
 
 #: What NCCL itself has; the others exist in frameworks and are taken when a policy names them.

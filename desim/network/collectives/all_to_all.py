@@ -9,7 +9,7 @@ import numpy as np
 from desim.network.exchange import Ends, add_exchange
 from desim.network.lanes import lanes_of
 from desim.network.loads import Loads
-from desim.network.pace import message_pace
+from desim.network.pace import copy_pace, message_pace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,8 +24,34 @@ CONCURRENT_PEERS = 64
 
 def pairwise(places: Places) -> Profile:
     """Each member sends 1/n of its bytes straight to each of the n - 1 others."""
+    loads = _between_pairs(places, places.size)
+    near_s = _messages(places.widest - 1) * places.topology.system.nvlink_latency_s
+    far_s = _far_s(places, places.size - _narrowest(places))
+    # Messages to near and far peers go side by side: the slower of the two counts.
+    leads = near_s >= far_s
+    near_s, far_s = np.where(leads, near_s, 0), np.where(leads, 0, far_s)
+    return loads.profile(near_s, far_s, places.sms(), "messages", message_pace(places))
+
+
+def copies(places: Places) -> Profile:
+    """Copy engines move all bytes of a chunk to one other member, in turn to each of them.
+
+    The load is the mean over the n - 1 turns, the latency that of the farthest member; no SM is
+    held. PyTorch's symmetric memory (`_fused_all_gather_matmul`) reads every chunk from its owner.
+    """
+    quiet = np.zeros(places.num_groups)
+    if places.size == 1:
+        return Loads(places.topology, places.num_groups).profile(quiet, quiet, 0, "copy")
+    loads = _between_pairs(places, places.size - 1)
+    far_s = _far_s(places, np.minimum(places.size - _narrowest(places), 1))
+    near_s = np.where(far_s > 0, 0.0, places.topology.system.nvlink_latency_s)
+    return loads.profile(near_s, far_s, 0, "copy", copy_pace(places))
+
+
+def _between_pairs(places: Places, blocks: int) -> Loads:
+    """Loads of one of `blocks` parts of its bytes from every member straight to every other."""
     loads = Loads(places.topology, places.num_groups)
-    out = places.per_member((places.part_size - 1) / places.size)
+    out = places.per_member((places.part_size - 1) / blocks)
     into = out
     if not places.alone:
         ends = Ends(
@@ -35,20 +61,15 @@ def pairwise(places: Places) -> Profile:
             part=places.member_part,
             device=places.member,
             weight=np.ones(len(places.member)),
-            scale=np.full(len(places.member), 1 / places.size),
+            scale=np.full(len(places.member), 1 / blocks),
         )
         relayed_out, relayed_in = add_exchange(ends, loads, through=places.topology.shape.relays)
         out = out + relayed_out
         first = places.topology.start("nvlink_in")
         loads.add(first, relayed_in.group, relayed_in.device, relayed_in.load)
     places.add_local(loads, out, into)
-    places.add_message_crossings(loads, np.full(len(places.part_size), 1 / places.size))
-    near_s = _messages(places.widest - 1) * places.topology.system.nvlink_latency_s
-    far_s = _far_s(places, places.size - _narrowest(places))
-    # Messages to near and far peers go side by side: the slower of the two counts.
-    leads = near_s >= far_s
-    near_s, far_s = np.where(leads, near_s, 0), np.where(leads, 0, far_s)
-    return loads.profile(near_s, far_s, places.sms(), "messages", message_pace(places))
+    places.add_message_crossings(loads, np.full(len(places.part_size), 1 / blocks))
+    return loads
 
 
 def two_level(places: Places) -> Profile:

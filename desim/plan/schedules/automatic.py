@@ -8,7 +8,9 @@ are tried and the schedule with the smallest bubble is taken.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
+from math import ceil
 from typing import TYPE_CHECKING
 
 from desim.plan.schedules.costs import Costs
@@ -16,20 +18,24 @@ from desim.plan.schedules.listing import Greedy
 from desim.plan.schedules.passes import Pass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 _SLACK = 1e-9
 #: A gap is filled if it is at least this share of a weight gradient's time; all are tried.
 _GAPS = (0.0, 0.5, 1.0)
 #: Times of the three passes for which patterns of two chunks are made, and what is kept for W.
 _SHAPES = ((1.0, 1.0, 1.0, 0.0), (2.0, 2.0, 1.0, 0.0), (3.0, 3.0, 2.0, 0.3))
+#: Micro-batches that a stage takes on before its first backward pass, and those that it holds later
+#: on, over the number of stages from it to the last; the memory limit is tried as well.
+_AHEAD = (1, 2, 2.125)
+_STEADY = (1, 2)
 #: Micro-batches per stage that the search plays beyond the memory limit; then all are played.
 _ROUNDS = 1
 
 _Orders = list[list[Pass]]
 
 
-def automatic(costs: Costs, micro_batches: int, limit: int, *, joined: bool) -> _Orders:
+def automatic(costs: Costs, micro_batches: int, limit: float, *, joined: bool) -> _Orders:
     """Return the orders of all stages with the smallest bubble that the search finds.
 
     A stage never holds more than `limit` x p micro-batches (weights still to be done count by what
@@ -37,9 +43,10 @@ def automatic(costs: Costs, micro_batches: int, limit: int, *, joined: bool) -> 
     stages end the step together, so that it lasts from the first pass of any to the last of all;
     else it lasts as long as the busiest stage takes.
     """
-    few = min(micro_batches, (_ROUNDS + limit) * costs.stages)
+    few = min(micro_batches, ceil((_ROUNDS + limit) * costs.stages))
     best_s, chosen = float("inf"), (0, 0.0)
-    for number, pattern in enumerate(_patterns(costs, few, limit)):
+    for number, make in enumerate(_patterns(costs, limit)):
+        pattern = make(few)
         for gap in _GAPS:
             greedy = Greedy(costs, few, limit, gap, pattern)
             greedy.run()
@@ -47,30 +54,43 @@ def automatic(costs: Costs, micro_batches: int, limit: int, *, joined: bool) -> 
             length_s = played.whole_s if joined else played.longest_s
             if length_s < best_s * (1 - _SLACK):
                 best_s, chosen = length_s, (number, gap)
-    pattern = list(_patterns(costs, micro_batches, limit))[chosen[0]]
+    pattern = _patterns(costs, limit)[chosen[0]](micro_batches)
     return Greedy(costs, micro_batches, limit, chosen[1], pattern).run()
 
 
-def _patterns(costs: Costs, micro_batches: int, limit: int) -> Iterator[_Orders]:
-    """Yield orders of forward and backward passes that hold at most `limit` x p micro-batches."""
+def _patterns(costs: Costs, limit: float) -> list[Callable[[int], _Orders]]:
+    """Return makers of orders of forward and backward passes, for a number of micro-batches.
+
+    They hold at most `limit` x p micro-batches.
+    """
     if costs.chunks > 1:
-        for forward_s, backward_s, weight_s, kept in _SHAPES:
-            plain = costs.uniform(forward_s, backward_s, weight_s, kept)
-            found = Greedy(plain, micro_batches, limit, 0.0).run()
-            yield [[item for item in order if item.kind != "weight"] for order in found]
-        return
-    p = costs.stages
-    for ahead, steady in product((1, 2, 2.125), (1, 2)):
-        if steady > min(ahead, limit):
-            continue
-        yield [
-            _one_by_one(
-                min(limit * p, round(ahead * (p - s)) - (ahead == 2)),
-                steady * (p - s),
-                micro_batches,
-            )
-            for s in range(p)
-        ]
+        return [partial(_in_a_v, costs.uniform(*shape), limit) for shape in _SHAPES]
+    ahead = dict.fromkeys((*_AHEAD, limit))
+    steady = dict.fromkeys((*_STEADY, limit))
+    return [
+        partial(_in_a_row, costs.stages, limit, *chosen)
+        for chosen in product(ahead, steady)
+        if chosen[1] <= min(chosen[0], limit) or chosen == (1, 1)
+    ]
+
+
+def _in_a_v(plain: Costs, limit: float, micro_batches: int) -> _Orders:
+    """Orders that the list scheduler makes for equal stages, without their weight gradients."""
+    found = Greedy(plain, micro_batches, limit, 0.0).run()
+    return [[item for item in order if item.kind != "weight"] for order in found]
+
+
+def _in_a_row(p: int, limit: float, ahead: float, steady: float, micro_batches: int) -> _Orders:
+    """Orders of one chunk per stage: `ahead` and `steady` are over the stages still to come."""
+    most = int(limit * p + _SLACK)
+    return [
+        _one_by_one(
+            max(1, min(most, round(ahead * (p - s)) - (ahead == 2))),
+            round(steady * (p - s)),
+            micro_batches,
+        )
+        for s in range(p)
+    ]
 
 
 def _one_by_one(ahead: int, steady: int, micro_batches: int) -> list[Pass]:

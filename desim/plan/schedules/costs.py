@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from desim.plan.schedules.passes import part_of
+from desim.plan.schedules.passes import KINDS, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from desim.plan.schedules.passes import Kind, Pass
+
+_NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Costs:
 
     `kept` is the memory that a backward pass leaves until the weight gradients are done, over that
     of the forward pass before it. `message_s` is the time of a message between neighbours.
+    `mirrored`: the second chunks are a second pipeline, from the last stage to the first.
     """
 
     forward_s: tuple[tuple[float, ...], ...]
@@ -27,6 +30,7 @@ class Costs:
     kept: tuple[tuple[float, ...], ...]
     message_s: float
     folded_back: bool = False
+    mirrored: bool = False
 
     @property
     def stages(self) -> int:
@@ -44,16 +48,24 @@ class Costs:
             ((value,) * self.chunks,) * self.stages
             for value in (forward_s, backward_s, weight_s, kept)
         )
-        return Costs(forward, backward, weight, share, 0.0, self.folded_back)
+        return Costs(forward, backward, weight, share, 0.0, self.folded_back, self.mirrored)
 
     def seconds(self, kind: Kind, stage: int, chunk: int) -> float:
         """How long one pass takes."""
+        if kind in ("whole", "joined"):
+            return self.backward_s[stage][chunk] + self.weight_s[stage][chunk]
         table = {"forward": self.forward_s, "backward": self.backward_s, "weight": self.weight_s}
         return table[kind][stage][chunk]
 
     def part(self, stage: int, chunk: int) -> int:
         """Part of the model that a chunk of a stage is."""
         return part_of(stage, self.stages, chunk, folded_back=self.folded_back)
+
+    def neighbour(self, part: int, ahead: int) -> int | None:
+        """Return the part that is `ahead` of another in the model (1, -1), or None for no other."""
+        other = part + ahead
+        ends = self.mirrored and other // self.stages != part // self.stages
+        return other if ahead and 0 <= other < self.stages * self.chunks and not ends else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,35 +93,118 @@ def play_orders(
 
     `start_s` says when each stage is free. Raises ValueError where orders wait in a circle.
     """
-    stages, last = costs.stages, costs.stages * costs.chunks - 1
-    free = list(start_s) if start_s is not None else [0.0] * stages
-    begin: list[float | None] = [None] * stages
-    done: dict[tuple[str, int, int], tuple[float, int]] = {}
-    at, waiting = [0] * stages, {}
-    todo = list(range(stages))
+    steps = _steps(orders, costs)
+    stages = [_Replay(order, rows) for order, rows in zip(orders, steps, strict=True)]
+    for stage, free_s in zip(stages, start_s or (), strict=start_s is not None):
+        stage.free_s = free_s
+    todo = list(range(len(stages)))
     while todo:
-        stage = todo.pop()
-        order = orders[stage]
-        while at[stage] < len(order):
-            kind, micro_batch, chunk = order[at[stage]]
-            part = costs.part(stage, chunk)
-            ready = 0.0
-            if kind != "weight" and part != (0 if kind == "forward" else last):
-                needed = (kind, micro_batch, part + (-1 if kind == "forward" else 1))
-                if needed not in done:
-                    waiting[needed] = stage
-                    break
-                ended, source = done[needed]
-                ready = ended + (costs.message_s if source != stage else 0.0)
-            starts = max(free[stage], ready)
-            if begin[stage] is None:
-                begin[stage] = starts
-            free[stage] = starts + costs.seconds(kind, stage, chunk)
-            at[stage] += 1
-            key = (kind, micro_batch, part)
-            done[key] = (free[stage], stage)
-            if key in waiting:
-                todo.append(waiting.pop(key))
-    if any(count < len(order) for count, order in zip(at, orders, strict=True)):
+        stages[todo.pop()].play(stages, todo)
+    if any(stage.at < len(stage.order) for stage in stages):
         raise ValueError("the orders of the stages wait for each other in a circle")
-    return Played(tuple(b or 0.0 for b in begin), tuple(free))
+    return Played(tuple(s.begin_s or 0.0 for s in stages), tuple(s.free_s for s in stages))
+
+
+class _Replay:
+    """A stage that plays its order; `stalled` is the input that it waits for."""
+
+    def __init__(self, order: Sequence[Pass], rows: dict[Kind, list[_Step]]) -> None:
+        self.order = order
+        self.rows = rows
+        self.at = 0
+        self.free_s = 0.0
+        self.begin_s: float | None = None
+        self.stalled: tuple[list[float], int] | None = None
+        self.joins = {at - 1 for at, item in enumerate(order) if item.kind == "joined"}
+
+    def play(self, stages: Sequence[_Replay], todo: list[int]) -> None:
+        """Play until an input is missing; stages that waited for what is made go to `todo`."""
+        order, rows, joins = self.order, self.rows, self.joins
+        while self.at < len(order):
+            kind, micro_batch, chunk = order[self.at]
+            step = rows[kind][chunk]
+            starts = self._ready_s(step, micro_batch, self.free_s)
+            ends = starts + step.seconds
+            if joins and self.at in joins:
+                kind, other, chunk = order[self.at + 1]
+                beside = rows[kind][chunk]
+                starts = self._ready_s(beside, other, starts)
+                ends = starts + step.seconds + beside.seconds
+            if starts == _NEVER:
+                return
+            if self.begin_s is None:
+                self.begin_s = starts
+            self.at += 1
+            if joins and self.at - 1 in joins:
+                self.at += 1
+                _hand_on(beside, other, ends, stages, todo)
+            self.free_s = ends
+            _hand_on(step, micro_batch, ends, stages, todo)
+
+    def _ready_s(self, step: _Step, micro_batch: int, free_s: float) -> float:
+        """When a pass can begin, or never for now."""
+        if step.needs is None:
+            return free_s
+        ready_s = step.needs[micro_batch] + step.way_s
+        if ready_s == _NEVER:
+            self.stalled = (step.needs, micro_batch)
+        return ready_s if ready_s > free_s else free_s
+
+
+def _hand_on(
+    step: _Step, micro_batch: int, ends_s: float, stages: Sequence[_Replay], todo: list[int]
+) -> None:
+    """Note when a pass has ended; the stage that waits for it goes on."""
+    step.makes[micro_batch] = ends_s
+    target = stages[step.goes_to]
+    waits = target.stalled
+    if waits is not None and waits[0] is step.makes and waits[1] == micro_batch:
+        target.stalled = None
+        todo.append(step.goes_to)
+
+
+class _Step(NamedTuple):
+    """What one kind of pass of one chunk takes, waits for and makes.
+
+    `needs` and `makes` are the times, by micro-batch, at which such passes end; who waits for what
+    it makes is stage `goes_to`.
+    """
+
+    seconds: float
+    needs: list[float] | None
+    way_s: float
+    makes: list[float]
+    goes_to: int
+
+
+def _steps(orders: Sequence[Sequence[Pass]], costs: Costs) -> list[dict[Kind, list[_Step]]]:
+    """Return the steps of every stage, by kind and chunk."""
+    count = 1 + max((item.micro_batch for order in orders for item in order), default=-1)
+    places = {
+        costs.part(stage, chunk): stage
+        for stage in range(costs.stages)
+        for chunk in range(costs.chunks)
+    }
+    ends = {
+        (kind, part): [_NEVER] * count
+        for kind in ("forward", "backward", "weight")
+        for part in places
+    }
+
+    def step(kind: Kind, stage: int, chunk: int) -> _Step:
+        part = costs.part(stage, chunk)
+        ending: Kind = "backward" if kind in ("whole", "joined") else kind
+        ahead = {"forward": 1, "backward": -1, "weight": 0}[ending]
+        source, target = costs.neighbour(part, -ahead), costs.neighbour(part, ahead)
+        return _Step(
+            seconds=costs.seconds(kind, stage, chunk),
+            needs=None if source is None else ends[ending, source],
+            way_s=costs.message_s if source is not None and places[source] != stage else 0.0,
+            makes=ends[ending, part],
+            goes_to=stage if target is None else places[target],
+        )
+
+    return [
+        {kind: [step(kind, stage, chunk) for chunk in range(costs.chunks)] for kind in KINDS}
+        for stage in range(costs.stages)
+    ]

@@ -162,6 +162,108 @@ def adapters_have_dense_layers(scenario: Scenario) -> Iterator[Finding]:
             yield Finding("workload.task", rule, scenario.workload.task, "set task: pretrain")
 
 
+def expert_policies_are_used(scenario: Scenario) -> Iterator[Finding]:
+    """Choices about experts that the job has no use for are named, not refused."""
+    policy = scenario.policies.experts
+    usual = type(policy)()
+    for name in type(policy).model_fields:
+        value, reason = getattr(policy, name), _unused(scenario, name)
+        if value != getattr(usual, name) and reason:
+            text = f"has no effect: {reason}"
+            yield Finding(f"policies.experts.{name}", text, value, note=True)
+
+
+def _unused(scenario: Scenario, name: str) -> str:
+    """Why the job has no use for a field of `policies.experts`, or nothing."""
+    model, policy = _mixture(scenario), scenario.policies.experts
+    if model is None or model.moe is None:
+        return f"{scenario.workload.model.name} has no experts"
+    if scenario.parallel.expert == 1:
+        return "parallel.expert is 1, every rank has all experts"
+    if name == "shared" and not model.moe.shared_ffn:
+        return "the model has no shared expert"
+    if name in ("load", "spread") and model.moe.capacity_factor is not None:
+        return "with a capacity_factor every expert has as many rows"
+    if name == "max_nodes" and policy.dispatch != "node_first":
+        return "each expert is sent a copy of its own; dispatch: node_first sends one to a node"
+    if name in ("dispatch", "max_nodes") and _nodes(scenario) == 1:
+        return "expert groups stand in one NVLink domain"
+    return "load says how many tokens each rank has" if name == "spread" and policy.load else ""
+
+
+def _nodes(scenario: Scenario) -> int:
+    """NVLink domains of an expert group whose ranks are neighbours."""
+    parallel = scenario.parallel
+    ranks = parallel.expert * (parallel.expert_tensor or parallel.tensor)
+    return max(1, ranks // scenario.cluster.system.nvlink_domain)
+
+
+def experts_are_in_reach(scenario: Scenario) -> Iterator[Finding]:
+    """The nodes that a token may go to hold as many experts as it visits."""
+    model, policy = _mixture(scenario), scenario.policies.experts
+    limit, nodes = policy.max_nodes, _nodes(scenario)
+    if model is None or model.moe is None or limit is None or policy.dispatch != "node_first":
+        return
+    each = model.moe.experts // nodes
+    if limit < nodes and limit * each < model.moe.top_k:
+        least = -(-model.moe.top_k // each)
+        rule = (
+            f"leaves too few experts to choose {model.moe.top_k} from: {limit} nodes x "
+            f"{model.moe.experts} / {nodes} = {limit * each}"
+        )
+        yield Finding("policies.experts.max_nodes", rule, limit, f"nearest: {least}")
+
+
+def experts_leave_these_out(scenario: Scenario) -> Iterator[Finding]:
+    """What policies of experts take the place of, or cannot be recomputed apart with, is named."""
+    model, policies = _mixture(scenario), scenario.policies
+    if model is None or model.moe is None or scenario.parallel.expert == 1:
+        return
+    moe, policy = model.moe, policies.experts
+    pinned = policies.collectives.all_to_all
+    if policy.dispatch == "node_first" and pinned == "pairwise":
+        text = "has no effect on experts: policies.experts.dispatch: node_first has two levels"
+        yield Finding("policies.collectives.all_to_all", text, pinned, note=True)
+    uneven = policy.load is not None or policy.spread > 0
+    if uneven and moe.imbalance != 1 and moe.capacity_factor is None:
+        text = "has no effect: policies.experts says how tokens fall on ranks"
+        yield Finding("workload.model.moe.imbalance", text, moe.imbalance, note=True)
+    again = policies.recompute_modules if policies.recompute == "selective" else ()
+    path = "policies.recompute_modules"
+    if "expert_activation" in again and policy.chunks > 1:
+        text = "has no effect on experts in chunks, which run as one"
+        yield Finding(path, text, "expert_activation", "experts recomputes them", note=True)
+    if "activation" in again and policy.shared == "beside" and moe.shared_ffn:
+        text = "has no effect on a shared expert that runs beside all-to-alls"
+        yield Finding(path, text, "activation", "experts recomputes it", note=True)
+
+
+def loads_fit(scenario: Scenario) -> Iterator[Finding]:
+    """A load is given for each rank of an expert group."""
+    load, ranks = scenario.policies.experts.load, scenario.parallel.expert
+    if load is not None and _mixture(scenario) and ranks > 1 and len(load) != ranks:
+        rule = f"must hold one number for each of {ranks} expert ranks, not {len(load)}"
+        yield Finding("policies.experts.load", rule, list(load))
+
+
+def expert_chunks_have_rows(scenario: Scenario) -> Iterator[Finding]:
+    """Every chunk has a row for every expert of a rank."""
+    model, parallel, workload = _mixture(scenario), scenario.parallel, scenario.workload
+    chunks = scenario.policies.experts.chunks
+    if model is None or model.moe is None or parallel.expert == 1:
+        return
+    split = parallel.context * (parallel.tensor if parallel.sequence else 1)
+    tokens = workload.micro_batch * workload.sequence_length // split
+    rows = tokens * model.moe.top_k * parallel.expert // model.moe.experts
+    if chunks > max(rows, 1):
+        rule = (
+            "must not exceed the rows of an expert: "
+            f"{tokens} tokens x {model.moe.top_k} x {parallel.expert} ranks / "
+            f"{model.moe.experts} experts = {rows}"
+        )
+        yield Finding("policies.experts.chunks", rule, chunks, f"at most {max(rows, 1)}")
+
+
 RULES = (
     Rule(experts_need_a_moe, (*_MODEL, "parallel.expert", "parallel.expert_tensor")),
     Rule(choices_exist, _MODEL),
@@ -172,4 +274,21 @@ RULES = (
     Rule(counts_are_read_back, (*_MODEL, "kernels.cuda_graphs")),
     Rule(latent_attention_fits, _MODEL),
     Rule(adapters_have_dense_layers, (*_MODEL, "workload.task", "workload.lora")),
+    Rule(expert_policies_are_used, (*_GROUPS, "policies", "cluster.system")),
+    Rule(experts_leave_these_out, (*_MODEL, "policies", "parallel.expert")),
+    Rule(
+        experts_are_in_reach,
+        (*_GROUPS, "policies.experts", "cluster.system"),
+    ),
+    Rule(loads_fit, (*_MODEL, "policies.experts", "parallel.expert")),
+    Rule(
+        expert_chunks_have_rows,
+        (
+            *_GROUPS,
+            "policies.experts",
+            "parallel.sequence",
+            "workload.micro_batch",
+            "workload.sequence_length",
+        ),
+    ),
 )

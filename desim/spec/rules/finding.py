@@ -66,10 +66,18 @@ def micro_batches(scenario: Scenario) -> int | None:
     return count if rest == 0 and count > 0 else None
 
 
+#: Schedules that use `virtual_stages`.
+INTERLEAVED = ("interleaved", "breadth_first")
+#: Schedules with two chunks of the model on each stage.
+TWO_CHUNKS = ("zb_v", "dualpipe_v")
+
+
 def num_chunks(scenario: Scenario) -> int:
     """Return into how many chunks the layers are cut: stages, times virtual stages in use."""
-    parallel = scenario.parallel
-    schedule = scenario.policies.schedule
-    if schedule == "zb_v":
+    parallel, policies = scenario.parallel, scenario.policies
+    if policies.schedule in TWO_CHUNKS:
         return parallel.pipeline * 2
-    return parallel.pipeline * (parallel.virtual_stages if schedule == "interleaved" else 1)
+    if policies.schedule == "custom":
+        return parallel.pipeline * (policies.custom.chunks if policies.custom else 1)
+    used = policies.schedule in INTERLEAVED
+    return parallel.pipeline * (parallel.virtual_stages if used else 1)

@@ -1,53 +1,17 @@
-"""Rules of the policies: schedules, sharding, kernels, collectives and disturbances."""
+"""Rules of the policies: sharding, kernels, collectives and disturbances."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from desim.spec.rules.finding import Finding, Rule, data_size, micro_batches, nearest_multiples
+from desim.spec.rules.finding import (
+    Finding,
+    Rule,
+    divisors,
+    micro_batches,
+)
 from desim.spec.scenario import Scenario, SlowDevice
 from desim.spec.workload import Dlrm, Transformer
-
-_SCHEDULE = ("policies.schedule", "parallel.virtual_stages", "parallel.pipeline")
-_BATCH = (
-    "parallel.tensor", "parallel.context", "parallel.data", "cluster.devices",
-    "workload.global_batch", "workload.micro_batch",
-)  # fmt: skip
-
-
-def interleaving_fits(scenario: Scenario) -> Iterator[Finding]:
-    """Interleaved 1F1B needs stages, chunks, and micro-batches in rounds of the stages.
-
-    Narayanan et al. 2021 (arXiv 2104.04473), section 2.2.
-    """
-    parallel = scenario.parallel
-    if scenario.policies.schedule != "interleaved":
-        return
-    if parallel.pipeline < 2:
-        rule = "the interleaved schedule needs pipeline >= 2"
-        yield Finding("parallel.pipeline", rule, parallel.pipeline, "or set schedule: 1f1b")
-    if parallel.virtual_stages < 2:
-        rule = "the interleaved schedule needs virtual_stages >= 2"
-        hint = "nearest: 2, or set schedule: 1f1b"
-        yield Finding("parallel.virtual_stages", rule, parallel.virtual_stages, hint)
-
-
-def interleaving_rounds(scenario: Scenario) -> Iterator[Finding]:
-    """Interleaved 1F1B plays micro-batches in rounds of as many as there are stages."""
-    size, count = data_size(scenario), micro_batches(scenario)
-    stages = scenario.parallel.pipeline
-    if scenario.policies.schedule != "interleaved" or count is None or size is None:
-        return
-    if count % stages:
-        workload = scenario.workload
-        unit = workload.micro_batch * size
-        rule = (
-            "the interleaved schedule needs micro-batches in multiples of pipeline: "
-            f"{workload.global_batch} / ({workload.micro_batch} x {size}) = {count}, "
-            f"{count} / {stages} leaves {count % stages}"
-        )
-        hint = f"nearest: {nearest_multiples(workload.global_batch, unit * stages)}"
-        yield Finding("workload.global_batch", rule, workload.global_batch, hint)
 
 
 def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
@@ -156,6 +120,36 @@ def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
         yield Finding(path, rule, "chunked", "set parallel.sequence: true, or megatron")
 
 
+def chunks_fit(scenario: Scenario) -> Iterator[Finding]:
+    """A rank begins with its own part of the rows, and every chunk has whole rows."""
+    overlap, parallel, workload = scenario.policies.overlap, scenario.parallel, scenario.workload
+    chunks, path = overlap.tensor_chunks, "policies.overlap.tensor_chunks"
+    if overlap.tensor != "chunked":
+        text = f"has no effect under tensor: {overlap.tensor}"
+        if chunks is not None:
+            yield Finding(path, text, chunks, "tensor: chunked uses it", note=True)
+        if overlap.tensor_exchange != type(overlap)().tensor_exchange:
+            where = "policies.overlap.tensor_exchange"
+            hint = "tensor: chunked uses it"
+            yield Finding(where, text, overlap.tensor_exchange, hint, note=True)
+        return
+    if chunks is None or parallel.tensor == 1:
+        return
+    rows = workload.micro_batch * workload.sequence_length // parallel.context
+    fits = [count for count in divisors(rows) if count >= parallel.tensor]
+    if chunks < parallel.tensor:
+        rule = (
+            "must be at least tensor: the first GEMM has a rank's own rows only, "
+            f"1/{parallel.tensor} of them, not 1/{chunks}"
+        )
+        yield Finding(path, rule, chunks, f"nearest: {fits[0]}" if fits else "")
+    elif rows % chunks:
+        rule = f"must divide the rows of a GEMM: {rows} / {chunks} leaves {rows % chunks}"
+        below = [count for count in fits if count < chunks][-1:]
+        near = [*below, *[count for count in fits if count > chunks][:1]]
+        yield Finding(path, rule, chunks, f"nearest: {' or '.join(map(str, near))}")
+
+
 def graphs_can_be_captured(scenario: Scenario) -> Iterator[Finding]:
     """Inside a captured pass the host cannot wait, as FSDP's limit of gathers makes it."""
     if scenario.kernels.cuda_graphs and scenario.parallel.zero == 3:
@@ -164,40 +158,6 @@ def graphs_can_be_captured(scenario: Scenario) -> Iterator[Finding]:
             f"{scenario.policies.fsdp.gathers_in_flight} gathers in flight"
         )
         yield Finding("kernels.cuda_graphs", rule, True, "set cuda_graphs: false or zero: 1")
-
-
-def zero_bubble_fits(scenario: Scenario) -> Iterator[Finding]:
-    """Zero-bubble schedules need stages, and ZB-V two chunks on each.
-
-    Qi et al. 2024 (arXiv 2401.10241), sections 2 and 6.
-    """
-    parallel, policies = scenario.parallel, scenario.policies
-    schedule = policies.schedule
-    if not schedule.startswith("zb_"):
-        if not policies.post_validation:
-            text = (
-                f"has no effect under schedule {schedule}: it waits for the norm of all gradients"
-            )
-            yield Finding("policies.post_validation", text, False, note=True)
-        return
-    if parallel.pipeline < 2:
-        rule = f"schedule {schedule} needs pipeline >= 2: one stage has no bubble to fill"
-        yield Finding("parallel.pipeline", rule, parallel.pipeline, "or set schedule: 1f1b")
-    if schedule == "zb_v" and parallel.virtual_stages not in (1, 2):
-        rule = "schedule zb_v holds two model chunks on each stage, one each way of its V"
-        yield Finding("parallel.virtual_stages", rule, parallel.virtual_stages, "set 2")
-    if policies.post_validation and not policies.gradient_clipping:
-        text = "has no effect without gradient_clipping: no norm is reduced"
-        yield Finding("policies.post_validation", text, True, note=True)
-
-
-def virtual_stages_are_used(scenario: Scenario) -> Iterator[Finding]:
-    """Virtual stages belong to the interleaved schedule and to ZB-V."""
-    count, schedule = scenario.parallel.virtual_stages, scenario.policies.schedule
-    if count > 1 and schedule not in ("interleaved", "zb_v"):
-        text = f"virtual_stages has no effect under schedule {schedule} and is taken as 1"
-        hint = "schedule: interleaved uses it"
-        yield Finding("parallel.virtual_stages", text, count, hint, note=True)
 
 
 def sharding_fits_pipeline(scenario: Scenario) -> Iterator[Finding]:
@@ -281,10 +241,6 @@ def nics_fit(scenario: Scenario) -> Iterator[Finding]:
 
 
 RULES = (
-    Rule(interleaving_fits, _SCHEDULE),
-    Rule(interleaving_rounds, (*_SCHEDULE, *_BATCH)),
-    Rule(virtual_stages_are_used, _SCHEDULE),
-    Rule(zero_bubble_fits, (*_SCHEDULE, "policies")),
     Rule(kernels_have_effect, ("kernels", "workload.model")),
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(recompute_choices_are_used, ("policies", "workload.model")),
@@ -300,4 +256,14 @@ RULES = (
     Rule(disturbed_devices_exist, ("disturb", "cluster.devices")),
     Rule(nvlink_domain_fits, ("cluster.system",)),
     Rule(nics_fit, ("cluster.system",)),
+    Rule(
+        chunks_fit,
+        (
+            "policies.overlap",
+            "parallel.tensor",
+            "parallel.context",
+            "workload.micro_batch",
+            "workload.sequence_length",
+        ),
+    ),
 )

@@ -7,7 +7,18 @@ from collections.abc import Collection
 from desim.errors import Mistake
 from desim.spec.explain import locate
 from desim.spec.nodes import Node, Path
-from desim.spec.rules import experts, mesh, model, policy, precision, task
+from desim.spec.rules import (
+    context,
+    data,
+    experts,
+    mesh,
+    model,
+    orders,
+    policy,
+    precision,
+    schedule,
+    task,
+)
 from desim.spec.rules.finding import Finding, Rule, data_size, num_chunks
 from desim.spec.scenario import Scenario
 from desim.spec.workload import Dlrm
@@ -16,9 +27,13 @@ RULES: tuple[Rule, ...] = (
     *mesh.RULES,
     *model.RULES,
     *experts.RULES,
+    *schedule.RULES,
+    *orders.RULES,
     *policy.RULES,
     *precision.RULES,
     *task.RULES,
+    *context.RULES,
+    *data.RULES,
 )
 
 
@@ -43,10 +58,7 @@ def check(
 def settle(scenario: Scenario) -> Scenario:
     """Return a checked scenario with `data: auto` and settings without effect made definite."""
     update: dict[str, object] = {"data": data_size(scenario)}
-    if num_chunks(scenario) == scenario.parallel.pipeline:
-        update["virtual_stages"] = 1
-    elif scenario.policies.schedule == "zb_v":
-        update["virtual_stages"] = 2
+    update["virtual_stages"] = num_chunks(scenario) // scenario.parallel.pipeline
     if isinstance(scenario.workload.model, Dlrm):
         update["zero"] = 0
     parallel = scenario.parallel.model_copy(update=update)
