@@ -48,7 +48,7 @@ def simulate(plan: Plan, watch: Callable[[Player], None] | None = None) -> Recor
 
 
 def simulate_briefly(plan: Plan) -> Record:
-    """Play `plan` and return its record without links and messages, at about half the cost.
+    """Play `plan` and return its record without links and messages, at less cost.
 
     Collectives that a rank class has for itself are played as kernels (`inline.py`), which changes
     `num_events` and no time. Raises DeadlockError as `simulate` does.
