@@ -167,19 +167,18 @@ def tensor_chunks(p: pd.DataFrame) -> str:
 
 
 def schedules(p: pd.DataFrame) -> str:
-    """MFU over micro-batches, with the memory of the most of them."""
+    """MFU over micro-batches, with the memory that 32 of them take."""
     p = p[p.error.isna()].copy()
-    most = p["peak_memory_bytes.max"] / 2**30
-    p["micro_batches"] = p.global_batch // 32
     p["percent"] = 100 * p.mfu
-    p["case"] = p.schedule.where(
-        p.virtual_stages < 2, p.schedule + " v" + p.virtual_stages.astype(str)
-    )
-    auto = p.schedule == "zb_auto"
-    p.loc[auto, "case"] += " " + p.schedule_memory[auto].astype(str)
-    memory = most[p.global_batch == 1024].groupby(p.case).first()
-    p["case"] += [f" ({memory[case]:.0f} GiB)" for case in p.case]
-    series = lines_of(p, ["case"], "micro_batches", "percent")
+    p["case"] = [
+        r.schedule
+        + (f" v{r.virtual_stages}" if r.virtual_stages > 1 else "")
+        + (f" {r.schedule_memory}" if r.schedule == "zb_auto" else "")
+        for r in p.itertuples()
+    ]
+    most = p[p.global_batch == 1024].set_index("case")["peak_memory_bytes.max"] / 2**30
+    p["case"] = [f"{case} ({most[case]:.0f} GiB)" for case in p.case]
+    series = lines_of(p, ["case"], "global_batch", "percent")
     return curves(series, ["8", "16", "32"], "micro-batches on each replica", "MFU (%)")
 
 
