@@ -60,8 +60,8 @@ def bars(rows: Sequence[tuple[str, pd.Series]]) -> str:
     lines: list[str] = []
     x = float(left)
     for name, colour, _ in PARTS:
-        lines.append(f'<rect x="{x - 100:.0f}" y="10" width="10" height="10" fill="{colour}"/>')
-        lines.append(text(x - 86, 19, name))
+        lines.append(f'<rect x="{x - 260:.0f}" y="10" width="10" height="10" fill="{colour}"/>')
+        lines.append(text(x - 246, 19, name))
         x += 24 + 6.4 * len(name)
     for number, (label, row) in enumerate(rows):
         y, x = top + 24 * number, float(left)
