@@ -339,10 +339,10 @@ def _calibrate(given: Sequence[str]) -> int:
 
 
 def _compare(given: Sequence[str]) -> int:
-    from desim.study.compare_options import compare_parser
+    from desim.study.compare.options import compare_parser
 
     options = compare_parser(_CODES).parse_args(given)
-    from desim.study.compare_command import compare_command
+    from desim.study.compare.command import compare_command
 
     try:
         text, warnings = compare_command(vars(options), show=sys.stderr.isatty())
@@ -355,10 +355,10 @@ def _compare(given: Sequence[str]) -> int:
 
 
 def _sweep(given: Sequence[str]) -> int:
-    from desim.study.sweep_options import sweep_parser
+    from desim.study.sweep.options import sweep_parser
 
     options = sweep_parser().parse_args(given)
-    from desim.study.command import CannotWriteError, Interrupted, sweep_command
+    from desim.study.sweep.command import CannotWriteError, Interrupted, sweep_command
 
     try:
         text, any_played = sweep_command(

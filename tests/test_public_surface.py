@@ -13,13 +13,13 @@ from desim.diff.command import diff_parser
 from desim.plan.schedules import AUTOMATIC, SCHEDULES
 from desim.report import results
 from desim.spec.scenario import Scenario
-from desim.study import compare as comparing
-from desim.study import study_file
-from desim.study.command import PAGE
-from desim.study.compare_options import compare_parser
-from desim.study.journal import JOURNAL
-from desim.study.sweep_options import sweep_parser
-from desim.study.table import CSV, PARQUET
+from desim.study.compare import comparison as comparing
+from desim.study.compare.options import compare_parser
+from desim.study.sweep import study_file
+from desim.study.sweep.command import PAGE
+from desim.study.sweep.journal import JOURNAL
+from desim.study.sweep.options import sweep_parser
+from desim.study.sweep.table import CSV, PARQUET
 from tests.cli.conftest import ROOT, TINY
 
 #: Promised to other tools.

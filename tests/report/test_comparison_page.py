@@ -12,8 +12,8 @@ import pytest
 from desim.analyze.difference import category_seconds
 from desim.report.compared import table, warnings
 from desim.report.comparison_figures import difference_figure, memory_figure, time_figure
-from desim.study.compare import Comparison, compare_variants
-from desim.study.variants import combine, parse_axis, varied
+from desim.study.compare.comparison import Comparison, compare_variants
+from desim.study.compare.variants import combine, parse_axis, varied
 from tests.jobs import BASE
 from tests.report.test_page import BROWSER
 

@@ -15,11 +15,11 @@ from desim.api import predict
 from desim.errors import SpecError
 from desim.export.carry import carried
 from desim.report.compared import verdict
-from desim.study.compare import compare, compare_variants
-from desim.study.play import shown_ranks
-from desim.study.retune import PATHS, parse_retune, require_free, retune
-from desim.study.scenarios import given
-from desim.study.variants import Variant, combine, parse_axis, varied
+from desim.study.compare.comparison import compare, compare_variants
+from desim.study.compare.given import given
+from desim.study.compare.play import shown_ranks
+from desim.study.compare.retune import PATHS, parse_retune, require_free, retune
+from desim.study.compare.variants import Variant, combine, parse_axis, varied
 from tests.cli.conftest import ROOT
 from tests.jobs import BASE, job
 

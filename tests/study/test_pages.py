@@ -15,8 +15,8 @@ import pytest
 from desim.report.assets import plotly_source
 from desim.report.points import Points, front, short_names
 from desim.report.sweep_page import write_sweep_page
-from desim.study.points import number_of_points, require_paths
-from desim.study.study_file import read_study
+from desim.study.sweep.points import number_of_points, require_paths
+from desim.study.sweep.study_file import read_study
 from tests.report.test_page import BROWSER
 from tests.tools.snippets import agrees, examples, run
 

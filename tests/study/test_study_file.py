@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from desim.errors import SpecError
-from desim.study.goal import read_constraint
-from desim.study.points import number_of_points, override, overrides_of, points, require_paths
-from desim.study.ranges import spread
-from desim.study.study_file import read_study
+from desim.study.sweep.goal import read_constraint
+from desim.study.sweep.points import number_of_points, override, overrides_of, points, require_paths
+from desim.study.sweep.ranges import spread
+from desim.study.sweep.study_file import read_study
 
 BASE = {"name": "x"}
 

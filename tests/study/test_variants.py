@@ -13,9 +13,9 @@ from desim.errors import SpecError
 from desim.spec.load import load_scenario
 from desim.spec.overrides import apply
 from desim.spec.schema import all_paths
-from desim.study.model_error import error_points, families, families_of
-from desim.study.scenarios import differences, given
-from desim.study.variants import Axis, combine, override, parse_axis, setting_names, varied
+from desim.study.compare.given import differences, given
+from desim.study.compare.model_error import error_points, families, families_of
+from desim.study.compare.variants import Axis, combine, override, parse_axis, setting_names, varied
 from tests.jobs import BASE, job
 
 
@@ -168,7 +168,7 @@ def test_every_family_of_the_error_table_is_a_path_with_a_source() -> None:
 
 
 def test_the_longest_path_counts_and_squares_add() -> None:
-    from desim.study.model_error import Family
+    from desim.study.compare.model_error import Family
 
     known = [Family("", 5, "x"), Family("policies", 3, "y"), Family("policies.schedule", 4, "z")]
     assert families_of(["policies.schedule"], known) == {known[2]: ["policies.schedule"]}

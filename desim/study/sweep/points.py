@@ -15,12 +15,12 @@ from desim.spec import overrides as overriding
 from desim.spec.catalogue import Catalogue, roots_from
 from desim.spec.nodes import Node, from_plain
 from desim.spec.yaml_source import read_file
-from desim.study.study_file import same
+from desim.study.sweep.study_file import same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from desim.study.study_file import Study
+    from desim.study.sweep.study_file import Study
 
 #: More points than this are not started without being asked twice.
 MANY = 10_000

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
 from desim.report.progress import Bar
-from desim.study.cluster import Cluster
-from desim.study.goal import unknown_name
-from desim.study.journal import Finished, Journal
-from desim.study.points import MANY, Point, number_of_points, overrides_of, points, require_paths
-from desim.study.study_file import Study, read_study
-from desim.study.table import frame_of
-from desim.study.work import Prepared, Task, hungry, lost, never, play_task, prepare, unread
+from desim.study.sweep.cluster import Cluster
+from desim.study.sweep.goal import unknown_name
+from desim.study.sweep.journal import Finished, Journal
+from desim.study.sweep.play import Prepared, Task, hungry, lost, never, play_task, prepare, unread
+from desim.study.sweep.points import (
+    MANY,
+    Point,
+    number_of_points,
+    overrides_of,
+    points,
+    require_paths,
+)
+from desim.study.sweep.study_file import Study, read_study
+from desim.study.sweep.table import frame_of
 from desim.validate.pool import Pool
 
 if TYPE_CHECKING:

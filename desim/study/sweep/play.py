@@ -13,7 +13,7 @@ from desim.errors import DeadlockError, SpecError
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
 from desim.spec.scenario import Output
-from desim.study.journal import Finished
+from desim.study.sweep.journal import Finished
 
 if TYPE_CHECKING:
     from pathlib import Path

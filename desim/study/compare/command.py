@@ -11,18 +11,18 @@ from desim.report.compared import warnings
 from desim.report.folder import left_from_before, results_folder
 from desim.report.progress import Bar
 from desim.report.wrap import wrapped
-from desim.study.compare import RESOLVED, compare_variants
-from desim.study.play import all_cores
-from desim.study.retune import parse_retune, require_free, retune
-from desim.study.scenarios import given
-from desim.study.variants import MAX_VARIANTS, combine, parse_axis, require_number, varied
+from desim.study.compare.comparison import RESOLVED, compare_variants
+from desim.study.compare.given import given
+from desim.study.compare.play import all_cores
+from desim.study.compare.retune import parse_retune, require_free, retune
+from desim.study.compare.variants import MAX_VARIANTS, combine, parse_axis, require_number, varied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from desim.study.compare import Comparison
-    from desim.study.variants import Axis, Variant
+    from desim.study.compare.comparison import Comparison
+    from desim.study.compare.variants import Axis, Variant
 
 
 def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, list[str]]:

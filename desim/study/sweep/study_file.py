@@ -13,8 +13,8 @@ from desim.spec.nodes import Node, dotted, from_plain, plain
 from desim.spec.nodes import Path as KeyPath
 from desim.spec.text_file import shown
 from desim.spec.yaml_source import read_file
-from desim.study.goal import Constraint, Objective, read_constraint
-from desim.study.ranges import spread
+from desim.study.sweep.goal import Constraint, Objective, read_constraint
+from desim.study.sweep.ranges import spread
 
 KEYS = ("study", "base", "set", "axes", "zip", "when", "objective", "constraints")
 

@@ -11,15 +11,15 @@ from desim.report.points import Points
 from desim.report.progress import Bar
 from desim.report.sweep_page import write_sweep_page
 from desim.report.sweep_text import sweep_text
-from desim.study.journal import JOURNAL
-from desim.study.study_file import read_study
-from desim.study.sweep import Where, processes_of, require_points, run_study
-from desim.study.table import write_tables
+from desim.study.sweep.journal import JOURNAL
+from desim.study.sweep.run import Where, processes_of, require_points, run_study
+from desim.study.sweep.study_file import read_study
+from desim.study.sweep.table import write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from desim.study.sweep import Swept
+    from desim.study.sweep.run import Swept
 
 PAGE = "points.html"
 

@@ -14,10 +14,10 @@ from desim.report.compared import Compared, verdict
 from desim.report.comparison import render_comparison
 from desim.report.comparison_page import write_comparison_page
 from desim.spec.dump import dump_scenario
-from desim.study import model_error
-from desim.study.play import all_cores, play_all, tasks_of
-from desim.study.scenarios import differences, given
-from desim.study.variants import named_mistakes
+from desim.study.compare import model_error
+from desim.study.compare.given import differences, given
+from desim.study.compare.play import all_cores, play_all, tasks_of
+from desim.study.compare.variants import named_mistakes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from desim.record import Record
     from desim.report.comparison_page import Drawn
     from desim.spec.scenario import Scenario
-    from desim.study.play import Outcome
-    from desim.study.variants import Source, Variant
+    from desim.study.compare.play import Outcome
+    from desim.study.compare.variants import Source, Variant
 
 PAGE, TRACE, NUMBERS = "compare.html", "trace.json.gz", "compare.json"
 RESOLVED = "variant_{}.resolved.yaml"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
 from desim.spec.load import load_scenario
-from desim.study.journal import Finished
-from desim.study.work import play
+from desim.study.sweep.journal import Finished
+from desim.study.sweep.play import play
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from desim.study.work import Task
+    from desim.study.sweep.play import Task
 
 _CONNECT_S = 10
 _WORKERS_S = 30
