@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from desim.errors import SpecError
+from desim.study.axis import override
 from desim.study.sweep.goal import read_constraint
-from desim.study.sweep.points import number_of_points, override, overrides_of, points, require_paths
+from desim.study.sweep.points import number_of_points, overrides_of, points, require_paths
 from desim.study.sweep.ranges import spread
 from desim.study.sweep.study_file import read_study
 

@@ -7,13 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
+from desim.pool import processes_of
 from desim.report.compared import warnings
 from desim.report.folder import left_from_before, results_folder
 from desim.report.progress import Bar
 from desim.report.wrap import wrapped
 from desim.study.compare.comparison import RESOLVED, compare_variants
 from desim.study.compare.given import given
-from desim.study.compare.play import all_cores
 from desim.study.compare.retune import parse_retune, require_free, retune
 from desim.study.compare.variants import MAX_VARIANTS, combine, parse_axis, require_number, varied
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from desim.study.axis import Axis
     from desim.study.compare.comparison import Comparison
-    from desim.study.compare.variants import Axis, Variant
+    from desim.study.compare.variants import Variant
 
 
 def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, list[str]]:
@@ -41,7 +42,7 @@ def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, lis
     began_s = time.monotonic()
     try:
         if names:
-            variants = retune(variants, names, all_cores(), bar.begin, bar.done)
+            variants = retune(variants, names, processes_of(), bar.begin, bar.done)
         comparison = compare_variants(title, variants, begin=bar.begin, done=bar.done)
         bar.begin("writing results", 1.0)
         written = comparison.write(folder)

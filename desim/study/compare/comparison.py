@@ -10,13 +10,14 @@ from desim.analyze.difference import category_seconds, difference
 from desim.errors import DeadlockError, SpecError
 from desim.export.chrome import write_traces
 from desim.export.files import write_aside
+from desim.pool import processes_of
 from desim.report.compared import Compared, verdict
 from desim.report.comparison import render_comparison
 from desim.report.comparison_page import write_comparison_page
 from desim.spec.dump import dump_scenario
 from desim.study.compare import model_error
 from desim.study.compare.given import differences, given
-from desim.study.compare.play import all_cores, play_all, tasks_of
+from desim.study.compare.play import play_all, tasks_of
 from desim.study.compare.variants import named_mistakes
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def compare_variants(
     Raises SpecError where one cannot be run and DeadlockError where one cannot finish, by its name.
     """
     tasks = tasks_of([variant.scenario for variant in variants], draw=draw)
-    outcomes = play_all(tasks, all_cores() if processes is None else processes, begin, done)
+    outcomes = play_all(tasks, processes_of() if processes is None else processes, begin, done)
     _require_played(variants, outcomes)
     known = model_error.families()
     runs = tuple(

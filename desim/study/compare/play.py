@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,11 @@ from desim.api import run
 from desim.errors import DeadlockError, Mistake, SpecError
 from desim.export.carry import carried
 from desim.plan.mesh import build_mesh
+from desim.pool import Pool
 from desim.record import PS_PER_S
 from desim.report.comparison_page import Drawn
 from desim.report.timeline import MAX_SPANS, packed_timeline
 from desim.spec.scenario import SlowDevice
-from desim.validate.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,11 +85,6 @@ def shown_ranks(scenarios: Sequence[Scenario], most: int) -> list[int]:
     room = max(1, most - len(slow))
     chosen = np.unique(np.linspace(0, len(firsts) - 1, min(room, len(firsts))).round().astype(int))
     return sorted({firsts[i] for i in chosen.tolist()} | set(sorted(slow)[: most - 1]))
-
-
-def all_cores() -> int:
-    """Return how many processes may run at once."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def play_all(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from desim.api import predict, predict_memory
 from desim.errors import DeadlockError, Mistake, SpecError
+from desim.pool import Pool
 from desim.spec.load import load_scenario
-from desim.study.compare.variants import override
-from desim.validate.pool import Pool
+from desim.study.axis import override
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,6 +14,7 @@ from desim.errors import Mistake, SpecError
 from desim.spec.load import load_scenario
 from desim.spec.nodes import plain
 from desim.spec.yaml_source import read_text
+from desim.study.axis import Axis, override
 
 if TYPE_CHECKING:
     from desim.spec.scenario import Scenario
@@ -22,14 +23,6 @@ Source: TypeAlias = str | Path | Mapping[str, Any]
 #: More than these nobody reads beside each other, and a page holds no more timelines.
 MAX_VARIANTS = 32
 _LONGEST_VALUE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A path of a scenario and the values that it takes in turn."""
-
-    path: str
-    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +40,6 @@ class Variant:
     notes: tuple[str, ...] = ()
     remark: str = ""
     """What was chosen for it, where it was retuned."""
-
-
-def override(path: str, value: Any) -> str:
-    """Return `path=value` as `--set` takes it, for any value that YAML can hold."""
-    return f"{path}={json.dumps(value, ensure_ascii=False)}"
 
 
 def parse_axis(text: str) -> Axis:

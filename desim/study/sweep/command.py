@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from desim.pool import processes_of
 from desim.report.folder import results_folder
 from desim.report.points import Points
 from desim.report.progress import Bar
 from desim.report.sweep_page import write_sweep_page
 from desim.report.sweep_text import sweep_text
 from desim.study.sweep.journal import JOURNAL
-from desim.study.sweep.run import Where, processes_of, require_points, run_study
+from desim.study.sweep.run import Where, require_points, run_study
 from desim.study.sweep.study_file import read_study
 from desim.study.sweep.table import write_tables
 

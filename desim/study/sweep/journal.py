@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, TYPE_CHECKING, Any
 
-from desim.calibrate.journal import drop_cut_line
 from desim.errors import Mistake, SpecError
+from desim.export.files import drop_cut_line
 from desim.spec.text_file import shown
 
 if TYPE_CHECKING:

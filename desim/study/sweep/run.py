@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
+from desim.pool import Pool, processes_of
 from desim.report.progress import Bar
 from desim.study.sweep.cluster import Cluster
 from desim.study.sweep.goal import unknown_name
@@ -25,7 +25,6 @@ from desim.study.sweep.points import (
 )
 from desim.study.sweep.study_file import Study, read_study
 from desim.study.sweep.table import frame_of
-from desim.validate.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,15 +88,6 @@ def sweep(
     require_points(read, where, yes=yes)
     swept = run_study(read, where, Bar(show=False))
     return frame_of(swept.rows, [axis.path for axis in read.axes])
-
-
-def processes_of(jobs: int | None) -> int:
-    """Return a number of processes; raises SpecError for one that cannot be."""
-    if jobs is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if jobs < 1:
-        raise SpecError([Mistake("--jobs", "must be at least 1", str(jobs))])
-    return jobs
 
 
 def require_points(study: Study, where: Where, *, yes: bool) -> None:

@@ -13,19 +13,11 @@ from desim.spec.nodes import Node, dotted, from_plain, plain
 from desim.spec.nodes import Path as KeyPath
 from desim.spec.text_file import shown
 from desim.spec.yaml_source import read_file
+from desim.study.axis import Axis, same
 from desim.study.sweep.goal import Constraint, Objective, read_constraint
 from desim.study.sweep.ranges import spread
 
 KEYS = ("study", "base", "set", "axes", "zip", "when", "objective", "constraints")
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A path of the scenario and the values that it takes."""
-
-    path: str
-    values: tuple[Any, ...]
-    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +259,3 @@ class _Reader:
                 hint = "as in fits, or peak_memory_bytes.max <= 70 GiB"
                 self._note(part, where, str(error), repr(plain(part)), hint)
         return tuple(found)
-
-
-def same(value: Any, values: tuple[Any, ...]) -> bool:
-    """Whether a value is one of some; 1 and true are told apart."""
-    return any(
-        value == other and isinstance(value, bool) == isinstance(other, bool) for other in values
-    )
