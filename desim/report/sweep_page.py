@@ -7,7 +7,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from desim.export.files import write_aside
-from desim.report.assets import inline_json, plotly_source, resource
+from desim.report.assets import inline_json, plotly_source, resource, scripts
 from desim.report.cards import Card
 from desim.report.page import card_html
 from desim.report.points import short_names
@@ -43,7 +43,7 @@ def write_sweep_page(points: Points, path: Path) -> None:
         css=resource("page.css") + resource("sweep.css"),
         plotly=plotly_source(),
         data=inline_json(_data(points, numbers)),
-        script=resource("sweep.js"),
+        script=scripts("common.js", "sweep.js"),
     )
     write_aside(path, text.encode())
 

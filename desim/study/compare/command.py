@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
 from desim.pool import processes_of
-from desim.report.compared import warnings
+from desim.report.compared import model_errors, warnings
 from desim.report.folder import left_from_before, results_folder
 from desim.report.progress import Bar
 from desim.report.wrap import wrapped
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from desim.study.axis import Axis
-    from desim.study.compare.comparison import Comparison
     from desim.study.compare.variants import Variant
 
 
@@ -53,7 +52,7 @@ def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, lis
         return text, warnings(comparison.runs)
     took_s = time.monotonic() - began_s
     closing = [
-        *_errors(comparison),
+        *wrapped("model error in a change of the step time: ", model_errors(comparison.runs)),
         f"{len(variants)} variants in {took_s:.1f} s",
         *_files(folder, written),
     ]
@@ -107,13 +106,3 @@ def _files(folder: Path, written: Sequence[Path]) -> list[str]:
     every = tuple(RESOLVED.format(number) for number in range(1, MAX_VARIANTS + 1))
     left = left_from_before(folder, every, list(written))
     return [*lines, *(wrapped("left there by an earlier run: ", left) if left else ())]
-
-
-def _errors(comparison: Comparison) -> list[str]:
-    """Say how far the differences of each family of changes may be off."""
-    said = {
-        run.error_of: f"{run.error_points:.1f} points for {run.error_of}"
-        for run in comparison.runs[1:]
-        if run.error_of
-    }
-    return list(wrapped("model error in a change of the step time: ", list(said.values())))

@@ -17,7 +17,7 @@ from desim.report.comparison_page import write_comparison_page
 from desim.spec.dump import dump_scenario
 from desim.study.compare import model_error
 from desim.study.compare.given import differences, given
-from desim.study.compare.play import play_all, tasks_of
+from desim.study.compare.play import play_all, plays_of
 from desim.study.compare.variants import named_mistakes
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def compare_variants(
     `draw`: whether a page or a trace is to be written. `begin` and `done` are told how far it is.
     Raises SpecError where one cannot be run and DeadlockError where one cannot finish, by its name.
     """
-    tasks = tasks_of([variant.scenario for variant in variants], draw=draw)
-    outcomes = play_all(tasks, processes_of() if processes is None else processes, begin, done)
+    plays = plays_of([variant.scenario for variant in variants], draw=draw)
+    outcomes = play_all(plays, processes_of() if processes is None else processes, begin, done)
     _require_played(variants, outcomes)
     known = model_error.families()
     runs = tuple(

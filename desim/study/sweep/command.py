@@ -78,7 +78,6 @@ def _kept_message(folder: Path) -> str:
 def points_of(swept: Swept) -> Points:
     """Return what a sweep came to as the reports read it."""
     study, rows = swept.study, swept.rows
-    played = [bool(row["error"]) is False for row in rows]
     return Points(
         name=study.name,
         axes=tuple(axis.path for axis in study.axes),
@@ -88,8 +87,8 @@ def points_of(swept: Swept) -> Points:
         constraints=tuple(map(str, study.constraints)),
         costs=[study.objective.cost(row) for row in rows],
         meets=[
-            ok and all(constraint.met(row) for constraint in study.constraints)
-            for ok, row in zip(played, rows, strict=True)
+            not row["error"] and all(constraint.met(row) for constraint in study.constraints)
+            for row in rows
         ],
     )
 

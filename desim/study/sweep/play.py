@@ -29,8 +29,8 @@ _NAME = "point"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A point to be read: the base and what is put over it."""
+class PointSource:
+    """Where the scenario of a point comes from: the base and what is put over it."""
 
     base: Path | Mapping[str, Any]
     overrides: tuple[str, ...]
@@ -44,10 +44,10 @@ class Prepared:
     error: str = ""
 
 
-def prepare(task: Task) -> Prepared:
+def prepare(source: PointSource) -> Prepared:
     """Read a point's scenario and return its key, or say why it is refused; never raises."""
     try:
-        return Prepared(key_of(load_scenario(task.base, task.overrides).scenario))
+        return Prepared(key_of(load_scenario(source.base, source.overrides).scenario))
     except SpecError as error:
         return Prepared("", _first_mistake(error))
     except Exception as error:
@@ -60,10 +60,10 @@ def key_of(scenario: Scenario) -> str:
     return hashlib.sha256(dump_scenario(bare).encode()).hexdigest()
 
 
-def play_task(task: Task) -> Finished:
+def play_point(source: PointSource) -> Finished:
     """Play a point, or say why it cannot be played; never raises."""
     try:
-        scenario = load_scenario(task.base, task.overrides).scenario
+        scenario = load_scenario(source.base, source.overrides).scenario
     except SpecError as error:
         return Finished({}, _first_mistake(error))
     return play(scenario)
@@ -111,7 +111,7 @@ def _flatten(key: str, value: Any, result: dict[str, Any]) -> None:
         result[key] = value
 
 
-def unread(task: Task) -> Prepared:
+def unread(source: PointSource) -> Prepared:
     """What stands for a point whose process died while it was read."""
     return Prepared("", "its process died while it was read")
 

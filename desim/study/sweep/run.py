@@ -14,7 +14,16 @@ from desim.report.progress import Bar
 from desim.study.sweep.cluster import Cluster
 from desim.study.sweep.goal import unknown_name
 from desim.study.sweep.journal import Finished, Journal
-from desim.study.sweep.play import Prepared, Task, hungry, lost, never, play_task, prepare, unread
+from desim.study.sweep.play import (
+    PointSource,
+    Prepared,
+    hungry,
+    lost,
+    never,
+    play_point,
+    prepare,
+    unread,
+)
 from desim.study.sweep.points import (
     MANY,
     Point,
@@ -99,10 +108,10 @@ def require_points(study: Study, where: Where, *, yes: bool) -> None:
     number = number_of_points(study)
     if number <= MANY or yes:
         return
-    task = Task(study.base, overrides_of(study, next(points(study))))
-    play_task(task)
+    source = PointSource(study.base, overrides_of(study, next(points(study))))
+    play_point(source)
     began_s = time.perf_counter()
-    play_task(task)
+    play_point(source)
     each_s = time.perf_counter() - began_s
     many = f"{number:,} points, more than {MANY:,}"
     if where.cluster is None:
@@ -142,14 +151,14 @@ def run_study(study: Study, where: Where, bar: Bar) -> Swept:
 def _play_points(swept: Swept, where: Where, journal: Journal | None, bar: Bar) -> None:
     """Find the scenario of every point, play each once that is not known, and line them up."""
     study = swept.study
-    tasks = [Task(study.base, overrides_of(study, point)) for point in swept.points]
-    bar.begin("reading points", len(tasks) * _EACH)
-    reading: Pool[Task, Prepared] = Pool(where.processes, prepare, unread, never)
-    prepared = reading.map(tasks, lambda _: _EACH, bar.done)
+    sources = [PointSource(study.base, overrides_of(study, point)) for point in swept.points]
+    bar.begin("reading points", len(sources) * _EACH)
+    reading: Pool[PointSource, Prepared] = Pool(where.processes, prepare, unread, never)
+    prepared = reading.map(sources, lambda _: _EACH, bar.done)
     known = dict(journal.found) if journal is not None else {}
-    asked = {p.key: task for p, task in zip(prepared, tasks, strict=True) if p.key}
+    asked = {p.key: source for p, source in zip(prepared, sources, strict=True) if p.key}
     swept.kept = len(asked.keys() & known.keys())
-    left = [(key, task) for key, task in asked.items() if key not in known]
+    left = [(key, source) for key, source in asked.items() if key not in known]
     for finished in known.values():
         _require_goal(study, finished)
 
@@ -162,13 +171,15 @@ def _play_points(swept: Swept, where: Where, journal: Journal | None, bar: Bar) 
         _require_goal(study, finished)
 
     bar.begin("playing points", len(left) * _EACH)
-    _play([task for _, task in left], where, keep, bar)
+    _play([source for _, source in left], where, keep, bar)
     swept.finished = [known[p.key] if p.key else Finished({}, p.error) for p in prepared]
 
 
-def _play(tasks: list[Task], where: Where, keep: Callable[[int, Finished], None], bar: Bar) -> None:
+def _play(
+    sources: list[PointSource], where: Where, keep: Callable[[int, Finished], None], bar: Bar
+) -> None:
     """Play points where the study is to be played; `keep` is told of each as it ends."""
-    if where.cluster is not None and tasks:
+    if where.cluster is not None and sources:
         cluster = Cluster(where.cluster)
 
         def done(number: int, finished: Finished) -> None:
@@ -176,12 +187,12 @@ def _play(tasks: list[Task], where: Where, keep: Callable[[int, Finished], None]
             bar.done(_EACH)
 
         try:
-            cluster.play(tasks, done)
+            cluster.play(sources, done)
         finally:
             cluster.close()
         return
-    playing: Pool[Task, Finished] = Pool(where.processes, play_task, lost, hungry)
-    playing.map(tasks, lambda _: _EACH, bar.done, keep)
+    playing: Pool[PointSource, Finished] = Pool(where.processes, play_point, lost, hungry)
+    playing.map(sources, lambda _: _EACH, bar.done, keep)
 
 
 def _require_goal(study: Study, finished: Finished) -> None:
