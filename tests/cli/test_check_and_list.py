@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 import desim
-from desim.cli import LISTS
+from desim.options import LISTS
 from desim.spec.load import load_scenario
 from desim.spec.policy import Policies
 from tests.cli.conftest import ROOT, Cli, files, shell
