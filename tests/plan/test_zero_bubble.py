@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desim.plan.schedules import AUTOMATIC, SCHEDULES
-from desim.plan.schedules.automatic import _patterns, automatic
+from desim.plan.schedules.automatic import automatic, patterns
 from desim.plan.schedules.costs import Costs, Played, play_orders
 from desim.plan.schedules.listing import Greedy
 from desim.plan.schedules.passes import Pass
@@ -199,7 +199,7 @@ def test_no_pattern_beats_the_one_that_is_chosen(name: str) -> None:
     used = costs(4, (F, B, W), 0.05, chunks)
     limit, few = LIMITS[name], 8
     found_s = play_orders(found(name, used, few), used).longest_s
-    for make in _patterns(used, limit):
+    for make in patterns(used, limit):
         for gap in (0.0, 0.5, 1.0):
             greedy = Greedy(used, few, limit, gap, make(few))
             greedy.run()

@@ -45,7 +45,7 @@ def automatic(costs: Costs, micro_batches: int, limit: float, *, joined: bool) -
     """
     few = min(micro_batches, ceil((_ROUNDS + limit) * costs.stages))
     best_s, chosen = float("inf"), (0, 0.0)
-    for number, make in enumerate(_patterns(costs, limit)):
+    for number, make in enumerate(patterns(costs, limit)):
         pattern = make(few)
         for gap in _GAPS:
             greedy = Greedy(costs, few, limit, gap, pattern)
@@ -54,11 +54,11 @@ def automatic(costs: Costs, micro_batches: int, limit: float, *, joined: bool) -
             length_s = played.whole_s if joined else played.longest_s
             if length_s < best_s * (1 - _SLACK):
                 best_s, chosen = length_s, (number, gap)
-    pattern = _patterns(costs, limit)[chosen[0]](micro_batches)
+    pattern = patterns(costs, limit)[chosen[0]](micro_batches)
     return Greedy(costs, micro_batches, limit, chosen[1], pattern).run()
 
 
-def _patterns(costs: Costs, limit: float) -> list[Callable[[int], _Orders]]:
+def patterns(costs: Costs, limit: float) -> list[Callable[[int], _Orders]]:
     """Return makers of orders of forward and backward passes, for a number of micro-batches.
 
     They hold at most `limit` x p micro-batches.
