@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from desim.diff.compare import as_json, compare
+from desim.diff.side_by_side import as_json, side_by_side
 from desim.diff.text import render
 
 
@@ -16,7 +16,7 @@ def diff(options: Mapping[str, Any]) -> str:
 
     `options` are those of `diff_parser` by name.
     """
-    found = compare(Path(options["trace"]), Path(options["result"]), options["rank"])
+    found = side_by_side(Path(options["trace"]), Path(options["result"]), options["rank"])
     if options["json"]:
         return json.dumps(as_json(found), indent=2) + "\n"
     return render(found)
