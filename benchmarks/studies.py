@@ -61,8 +61,8 @@ def main() -> None:
     lines = [
         "# Speed of studies",
         "",
-        "Written by `python benchmarks/studies.py`, whose first lines say what is measured. The base",
-        "is `scenarios/llama70b_2048.yaml`.",
+        "Written by `python benchmarks/studies.py`, whose first lines say what is measured.",
+        "The base is `scenarios/llama70b_2048.yaml`.",
         "",
         described,
         "| what | measured | asked for |",
