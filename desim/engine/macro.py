@@ -9,6 +9,7 @@ written at once, moved in time, and one event ends it. Every task has the same t
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,12 +78,12 @@ def find_stretches(rank: Rank) -> dict[int, Stretch]:
     of_lane = np.zeros((lanes, len(program) + 1), dtype=np.int64)
     for lane in range(lanes):
         np.cumsum(program.lane == lane, out=of_lane[lane, 1:])
-    segments = {kernel: number for number, kernel in enumerate(track.first)}
     found = {}
     for begin, stop, number in program.placements[kept].tolist():
         counts, ends = tuple(of_lane[:, begin].tolist()), tuple(of_lane[:, stop].tolist())
-        opening, closing = segments.get(counts[COMPUTE]), segments.get(ends[COMPUTE])
-        if opening is None or closing is None or closing <= opening:
+        opening, closing = (bisect_left(track.first, n[COMPUTE]) for n in (counts, ends))
+        whole = track.first[opening] == counts[COMPUTE] and track.first[closing] == ends[COMPUTE]
+        if not whole or closing <= opening:
             continue
         used = tuple(lane for lane in range(1, lanes) if ends[lane] > counts[lane])
         if used or closing > opening + 1:
