@@ -15,8 +15,8 @@ import pytest
 
 import desim
 from desim.errors import SpecError
+from desim.study.scalars import scalars
 from desim.study.sweep.journal import JOURNAL, Finished, Journal
-from desim.study.sweep.play import scalars
 from tests.cli.conftest import Cli, command, files
 
 TABLES = ("points.csv", "points.parquet")

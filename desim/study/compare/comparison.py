@@ -19,9 +19,10 @@ from desim.study.compare import model_error
 from desim.study.compare.given import differences, given
 from desim.study.compare.play import play_all, plays_of
 from desim.study.compare.variants import named_mistakes
+from desim.study.scalars import scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -183,10 +184,11 @@ def compare(
 ) -> pd.DataFrame:
     """Play scenarios (or files, or mappings) and return a frame with a row for each.
 
-    Columns: `name`; the paths in which the scenarios differ; the scalars of the summary, with the
-    largest of `peak_memory_bytes`; `CATEGORY_s`, seconds of the step by category;
-    `difference_step_time_s` and `difference_CATEGORY_s`, how much more than in the first;
-    `within_model_error`. All cores are used unless `processes` says otherwise.
+    Columns: `name`; the paths in which the scenarios differ; the scalars of the summary, named as
+    by `desim.sweep` (`peak_memory_bytes.max` is the largest of all stages); `CATEGORY_s`,
+    seconds of the step by category; `difference_step_time_s` and `difference_CATEGORY_s`, how much
+    more than in the first; `within_model_error`. All cores are used unless `processes` says
+    otherwise.
 
     Raises SpecError with every mistake of each scenario.
     """
@@ -197,17 +199,11 @@ def compare(
 
 
 def _row(run: Compared, first: bool) -> dict[str, Any]:
-    scalars: Mapping[str, Any] = {
-        key: value
-        for key, value in run.summary.items()
-        if isinstance(value, (bool, int, float, str)) and key != "name"
-    }
     seconds = category_seconds(run.summary)
     return {
         "name": run.name,
         **run.setting,
-        **scalars,
-        "peak_memory_bytes": run.peak_bytes,
+        **scalars(run.summary),
         **{f"{category}_s": value for category, value in seconds.items()},
         "difference_step_time_s": run.difference.step_time_s,
         **{f"difference_{c}_s": value for c, value in run.difference.by_category.items()},

@@ -13,6 +13,7 @@ from desim.errors import DeadlockError, SpecError
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
 from desim.spec.scenario import Output
+from desim.study.scalars import scalars
 from desim.study.sweep.journal import Finished
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 NO_MEMORY = "this machine has too little memory to play it"
 LOST = "its process died while it was played"
-#: Not the point's own: the name of all of them, and what was spent on it.
-_LEFT_OUT = ("name", "events", "simulate_wall_s")
 #: What stands for the name in the key of a scenario: names change nothing.
 _NAME = "point"
 
@@ -87,28 +86,6 @@ def play(scenario: Scenario) -> Finished:
         if collecting:
             gc.enable()
             gc.collect(0)
-
-
-def scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scalars of a summary, those of nested mappings with dots in their names.
-
-    Of bytes by stage `.max` is the largest.
-    """
-    result: dict[str, Any] = {}
-    for key, value in summary.items():
-        if key not in _LEFT_OUT:
-            _flatten(key, value, result)
-    return result
-
-
-def _flatten(key: str, value: Any, result: dict[str, Any]) -> None:
-    if isinstance(value, Mapping):
-        if key.endswith("_bytes") and value:
-            result[f"{key}.max"] = max(value.values())
-        for below, part in value.items():
-            _flatten(f"{key}.{below}", part, result)
-    elif isinstance(value, (bool, int, float, str)):
-        result[key] = value
 
 
 def unread(source: PointSource) -> Prepared:
