@@ -116,8 +116,12 @@ def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
         text = "has no effect: parallel.tensor is 1, there is nothing to cut"
         yield Finding(path, text, "chunked", note=True)
     elif not parallel.sequence:
-        rule = "cuts all-gathers and reduce-scatters; without sequence parallelism there are none"
-        yield Finding(path, rule, "chunked", "set parallel.sequence: true, or megatron")
+        rule = (
+            "chunked overlap cuts all-gathers and reduce-scatters; without sequence parallelism"
+            " there are none"
+        )
+        hint = "set parallel.sequence: true, or overlap.tensor: megatron"
+        yield Finding(path, rule, "chunked", hint)
 
 
 def chunks_fit(scenario: Scenario) -> Iterator[Finding]:

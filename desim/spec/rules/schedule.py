@@ -111,7 +111,8 @@ def splitting_fits(scenario: Scenario) -> Iterator[Finding]:
         held = policies.schedule_memory * stages
         rule = f"leaves no room for one micro-batch: {policies.schedule_memory:g} x {stages} stages"
         hint = f"at least {1 / stages:.4g}"
-        yield Finding("policies.schedule_memory", f"{rule} = {held:g}", held, hint)
+        given = policies.schedule_memory
+        yield Finding("policies.schedule_memory", f"{rule} = {held:g}", given, hint)
 
 
 def schedule_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
