@@ -64,7 +64,7 @@ FSDP = ["parallel.zero=3", "parallel.pipeline=1"]  # 32 data-parallel ranks
             ["policies.collectives.groups={xx: {all_reduce: ring}}"],
             "policies.collectives.groups.xx",
             "unknown key",
-            "keys here: tp, cp, dp, shard, replica, ep, etp, edp",
+            "did you mean 'policies.collectives.groups.tp'?",
         ),
         (["policies.fsdp.issue=eager"], "policies.fsdp.issue", "must be one of explicit", ""),
         (
