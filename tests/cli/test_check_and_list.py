@@ -118,6 +118,19 @@ def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
     assert said["policies.custom"] == "a mapping of orders, placement, or null"
 
 
+def test_what_is_no_command_and_a_second_scenario_are_said(cli: Cli) -> None:
+    said = cli("chek", "a.yaml")
+    assert (said.code, said.err.splitlines()[0]) == (
+        2,
+        "error: chek: is no command; did you mean 'check'?",
+    )
+    said = cli("a.yaml", "b.yaml")
+    assert said.code == 2
+    assert said.err.startswith(
+        "error: b.yaml: one scenario is played at a time; python -m desim co"
+    )
+
+
 def test_version_and_help(cli: Cli) -> None:
     assert cli("--version").out == f"desim {version('desim')}\n"
     for arguments in (["--help"], ["check", "--help"], ["list", "--help"]):

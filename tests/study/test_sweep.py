@@ -286,6 +286,7 @@ def test_points_that_all_fail(study_file: Path, cli: Cli) -> None:
     said = cli("sweep", study_file)
     assert said.code == 2
     assert "12 points, 12 failed" in said.out
+    assert said.err == "error: no point could be played; `error` in points.csv says why\n"
     frame = pd.read_csv("traces_out/tiny/points.csv")
     assert list(frame.columns) == [
         "parallel.tensor", "parallel.pipeline", "policies.schedule", "error",

@@ -9,6 +9,7 @@ from desim.spec.rules.finding import (
     Rule,
     divisors,
     micro_batches,
+    num_chunks,
 )
 from desim.spec.scenario import Scenario, SlowDevice
 from desim.spec.workload import Dlrm, Transformer
@@ -104,6 +105,19 @@ def recompute_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
         if name in chosen and getattr(model, part, None) is None:
             text = f"has no effect: the model has no {part}"
             yield Finding("policies.recompute_modules", text, name, note=True)
+
+
+def recomputed_layers_exist(scenario: Scenario) -> Iterator[Finding]:
+    """A number of layers to recompute beyond those of a stage, or virtual stage, means all."""
+    policies, model = scenario.policies, scenario.workload.model
+    layers = policies.recompute_layers
+    if layers is None or policies.recompute == "none" or not isinstance(model, Transformer):
+        return
+    chunks = num_chunks(scenario)
+    most = max(scenario.parallel.stage_layers or [-(-model.layers // chunks)])
+    if layers > most:
+        text = f"is taken as {most}: no {'virtual ' if chunks > scenario.parallel.pipeline else ''}"
+        yield Finding("policies.recompute_layers", f"{text}stage has more layers", note=True)
 
 
 def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
@@ -248,6 +262,7 @@ RULES = (
     Rule(kernels_have_effect, ("kernels", "workload.model")),
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(recompute_choices_are_used, ("policies", "workload.model")),
+    Rule(recomputed_layers_exist, ("policies", "workload.model", "parallel")),
     Rule(
         chunks_need_sequence_parallelism,
         ("policies.overlap.tensor", "parallel.tensor", "parallel.sequence"),
