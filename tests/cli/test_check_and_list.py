@@ -120,15 +120,11 @@ def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
 
 def test_what_is_no_command_and_a_second_scenario_are_said(cli: Cli) -> None:
     said = cli("chek", "a.yaml")
-    assert (said.code, said.err.splitlines()[0]) == (
-        2,
-        "error: chek: is no command; did you mean 'check'?",
-    )
+    assert said.code == 2
+    assert said.err.endswith("error: 'chek' is no command; did you mean 'check'?\n")
     said = cli("a.yaml", "b.yaml")
     assert said.code == 2
-    assert said.err.startswith(
-        "error: b.yaml: one scenario is played at a time; python -m desim co"
-    )
+    assert said.err.endswith("error: one scenario is played at a time; compare plays several\n")
 
 
 def test_version_and_help(cli: Cli) -> None:
