@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given and given[0] in commands:
             return commands[given[0]](given[1:])
+        _require_one_scenario(given, list(commands))
         return _run(given)
     except SpecError as error:
         _complain(error)
@@ -71,6 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print("desim: this is a fault of desim's; please report it", file=sys.stderr)
         return OURS
+
+
+def _require_one_scenario(given: Sequence[str], commands: list[str]) -> None:
+    """Refuse two words in a row: a command that is none, or two scenarios."""
+    if len(given) < 2 or given[0].startswith("-") or given[1].startswith("-"):
+        return
+    import difflib
+
+    for close in difflib.get_close_matches(given[0], commands, n=1):
+        run_parser().error(f"{given[0]!r} is no command; did you mean {close!r}?")
+    run_parser().error("one scenario is played at a time; compare plays several")
 
 
 def _complain(error: SpecError) -> None:
@@ -247,6 +259,8 @@ def _sweep(given: Sequence[str]) -> int:
         return INTERRUPTED
     if not options.quiet:
         print(text, end="")
+    if not any_played:
+        print("error: no point could be played; `error` in points.csv says why", file=sys.stderr)
     return OK if any_played else YOURS
 
 

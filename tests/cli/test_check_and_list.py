@@ -118,6 +118,15 @@ def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
     assert said["policies.custom"] == "a mapping of orders, placement, or null"
 
 
+def test_what_is_no_command_and_a_second_scenario_are_said(cli: Cli) -> None:
+    said = cli("chek", "a.yaml")
+    assert said.code == 2
+    assert said.err.endswith("error: 'chek' is no command; did you mean 'check'?\n")
+    said = cli("a.yaml", "b.yaml")
+    assert said.code == 2
+    assert said.err.endswith("error: one scenario is played at a time; compare plays several\n")
+
+
 def test_version_and_help(cli: Cli) -> None:
     assert cli("--version").out == f"desim {version('desim')}\n"
     for arguments in (["--help"], ["check", "--help"], ["list", "--help"]):

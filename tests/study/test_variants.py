@@ -130,10 +130,12 @@ def test_an_unknown_path_names_the_nearest() -> None:
     assert mistake.hint == "did you mean 'policies.schedule'?"
 
 
-def test_values_that_mean_the_same_are_refused() -> None:
+def test_values_that_mean_the_same_are_compared_and_noted() -> None:
     settings = combine([parse_axis("parallel.data=auto,8")], paired=False)
-    with pytest.raises(SpecError, match="variant data=8: is the same scenario as data=auto"):
-        varied(BASE, [], settings)
+    auto, eight = varied(BASE, [], settings)
+    assert auto.scenario == eight.scenario
+    assert auto.notes == ()
+    assert eight.notes == ("comes to the same scenario as data=auto",)
 
 
 def test_settings_of_given_scenarios_are_where_they_differ(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def orders_can_be_played(scenario: Scenario) -> Iterator[Finding]:
     custom = policies.custom
     if custom is None:
         rule = "schedule custom needs the orders of its stages"
-        hint = "policies.custom: {orders: [F0 F1 B0 B1, F0 B0 F1 B1]}"
+        hint = "as in policies.schedule: {orders: [F0 F1 B0 B1, F0 B0 F1 B1]}"
         yield Finding("policies.schedule", rule, "custom", hint)
         return
     if len(custom.orders) != stages:

@@ -80,7 +80,17 @@ def _variants(options: Mapping[str, Any]) -> list[Variant]:
             mistakes.extend(error.mistakes)
     if mistakes:
         raise SpecError(mistakes)
+    _require_not_set(axes, options["set"])
     return varied(files[0], options["set"], combine(axes, paired=options["paired"]))
+
+
+def _require_not_set(axes: Sequence[Axis], overrides: Sequence[str]) -> None:
+    """Refuse a path that is set for all variants and varied too."""
+    paths = {axis.path for axis in axes}
+    twice = [text for text in overrides if text.partition("=")[0].strip() in paths]
+    if twice:
+        rule, hint = "is varied too, so that no variant would have this value", "leave one out"
+        raise SpecError([Mistake("", rule, hint=hint, file=f"--set {text}") for text in twice])
 
 
 def _title(variants: Sequence[Variant], options: Mapping[str, Any]) -> str:

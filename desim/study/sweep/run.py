@@ -134,6 +134,7 @@ def run_study(study: Study, where: Where, bar: Bar) -> Swept:
     """Play the points of a study that the journal does not have.
 
     Raises KeyboardInterrupt and OSError as they come; what had finished by then is in the journal.
+    Where SpecError says what is wrong with the study, a journal without points is gone again.
     """
     swept = Swept(study, list(points(study)))
     journal = None
@@ -141,6 +142,10 @@ def run_study(study: Study, where: Where, bar: Bar) -> Swept:
         journal = Journal(where.folder, study.name, resume=where.resume)
     try:
         _play_points(swept, where, journal, bar)
+    except SpecError:
+        if journal is not None:
+            journal.discard()
+        raise
     finally:
         bar.clear()
         if journal is not None:
@@ -164,11 +169,12 @@ def _play_points(swept: Swept, where: Where, journal: Journal | None, bar: Bar) 
 
     def keep(number: int, finished: Finished) -> None:
         key = left[number][0]
+        if not any(other.scalars for other in known.values()):
+            _require_goal(study, finished)
         known[key] = finished
         if journal is not None and not finished.again:
             journal.add(key, finished)
         swept.played += 1
-        _require_goal(study, finished)
 
     bar.begin("playing points", len(left) * _EACH)
     _play([source for _, source in left], where, keep, bar)
