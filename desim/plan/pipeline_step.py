@@ -240,7 +240,7 @@ class StageStep:
         else:
             template = self._backward(item.chunk, reduces=reduces, adds=adds, whole=True)
         builder.place(template, item.micro_batch, layer_offset=first)
-        if every and item.kind == ("weight" if self._split else "backward"):
+        if every and not (self._split and item.kind == "backward"):
             self._ends.reduce_exposed(builder, item.chunk)
 
     def _key(self, number: int, *flavour: object) -> tuple[object, ...]:
