@@ -217,7 +217,7 @@ def test_a_v_is_searched_until_it_has_settled(
     micro_batches = 64
     used = costs(stages, times, message_s, chunks=2)
     found_s = play_orders(found("zb_v", used, micro_batches), used).longest_s
-    for make in _patterns(used, LIMITS["zb_v"]):
+    for make in patterns(used, LIMITS["zb_v"]):
         pattern = make(micro_batches)
         for gap in (0.0, 0.5, 1.0):
             greedy = Greedy(used, micro_batches, LIMITS["zb_v"], gap, pattern)

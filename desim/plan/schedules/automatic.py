@@ -52,10 +52,10 @@ def automatic(costs: Costs, micro_batches: int, limit: float, *, joined: bool) -
     makers = patterns(costs, limit)
     tried = [(number, gap) for number in range(len(makers)) for gap in _GAPS]
     for count in dict.fromkeys((few, min(micro_batches, few * _LONGER))):
-        patterns = {number: makers[number](count) for number, _ in tried}
+        made = {number: makers[number](count) for number, _ in tried}
         lengths_s = []
         for number, gap in tried:
-            greedy = Greedy(costs, count, limit, gap, patterns[number])
+            greedy = Greedy(costs, count, limit, gap, made[number])
             greedy.run()
             played = greedy.played
             lengths_s.append(played.whole_s if joined else played.longest_s)
