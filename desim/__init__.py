@@ -18,8 +18,8 @@ from desim.api import Result, load, run
 from desim.errors import DeadlockError, DesimError, Mistake, SpecError
 
 if TYPE_CHECKING:
-    from desim.study.compare import compare
-    from desim.study.sweep import sweep
+    from desim.study.compare.comparison import compare
+    from desim.study.sweep.run import sweep
 
 __all__ = [
     "DeadlockError",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 #: What a single run does not need is imported once it is asked for.
-_LATER = {"compare": "desim.study.compare", "sweep": "desim.study.sweep"}
+_LATER = {"compare": "desim.study.compare.comparison", "sweep": "desim.study.sweep.run"}
 
 
 def __getattr__(name: str) -> Any:

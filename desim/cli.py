@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import textwrap
@@ -12,6 +11,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.errors import DeadlockError, SpecError
+from desim.options import (
+    LISTS,
+    calibrate_parser,
+    check_parser,
+    collectives_parser,
+    compare_parser,
+    diff_parser,
+    list_parser,
+    run_parser,
+    sweep_parser,
+    validate_parser,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,19 +32,8 @@ if TYPE_CHECKING:
     from desim.spec.load import Loaded
 
 OK, OURS, YOURS, INTERRUPTED = 0, 1, 2, 130
-LISTS = ("workloads", "devices", "fabrics", "systems", "schedules", "policies")
 
 _WIDTH = 100
-_USAGE = """\
-python -m desim SCENARIO [options]         play a scenario and write its results
-       python -m desim check SCENARIO [options]   validate it; mesh, parameters, memory estimate
-       python -m desim list [KIND]                what scenarios can name
-       python -m desim validate FILE.csv [...]    compare with measurements
-       python -m desim calibrate [...]            measure this machine's GPU, fit its device
-       python -m desim compare SCENARIO [...]     what differs between variants, and why
-       python -m desim sweep STUDY.yaml [...]     play every point of a study
-       python -m desim diff TRACE RESULT_DIR      a real run's trace beside a simulated one"""
-_CODES = "exit codes: 0 done, 1 a fault of desim's, 2 a mistake in what was given, 130 interrupted"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given and given[0] in commands:
             return commands[given[0]](given[1:])
+        _require_one_scenario(given, list(commands))
         return _run(given)
     except SpecError as error:
         _complain(error)
@@ -73,134 +74,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OURS
 
 
+def _require_one_scenario(given: Sequence[str], commands: list[str]) -> None:
+    """Refuse two words in a row: a command that is none, or two scenarios."""
+    if len(given) < 2 or given[0].startswith("-") or given[1].startswith("-"):
+        return
+    import difflib
+
+    for close in difflib.get_close_matches(given[0], commands, n=1):
+        run_parser().error(f"{given[0]!r} is no command; did you mean {close!r}?")
+    run_parser().error("one scenario is played at a time; compare plays several")
+
+
 def _complain(error: SpecError) -> None:
     count = len(error.mistakes)
     for mistake in error.mistakes:
         print(f"error: {mistake}", file=sys.stderr)
     plural = "mistake" if count == 1 else "mistakes"
     print(f"desim: {count} {plural}; nothing was run or written", file=sys.stderr)
-
-
-def _parser(command: str, description: str, usage: str | None = None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"python -m desim {command}".rstrip(),
-        usage=usage,
-        description=description,
-        epilog=_CODES,
-        allow_abbrev=False,
-    )
-
-
-def run_parser() -> argparse.ArgumentParser:
-    """Options of a run."""
-    what = "A discrete-event simulator of the clusters that train large models."
-    parser = _parser("", what, _USAGE)
-    _scenario_options(parser)
-    parser.add_argument("--out", metavar="DIR", help="results folder (default: traces_out/NAME)")
-    parser.add_argument(
-        "--no-trace", action="store_true", help="write no timeline (trace.json.gz, record.parquet)"
-    )
-    parser.add_argument("--no-report", action="store_true", help="write no report.html")
-    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
-    parser.add_argument(
-        "--strict-memory", action="store_true", help="exit with 2 where memory does not suffice"
-    )
-    parser.add_argument("--version", action=_Version, help="print the version and exit")
-    return parser
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
-
-        print(f"desim {version('desim')}")
-        parser.exit(OK)
-
-
-def check_parser() -> argparse.ArgumentParser:
-    """Options of `check`."""
-    what = "Validate a scenario and estimate its memory; nothing is played or written."
-    parser = _parser("check", what)
-    _scenario_options(parser)
-    return parser
-
-
-def list_parser() -> argparse.ArgumentParser:
-    """Options of `list`."""
-    parser = _parser("list", "List what scenarios can name.")
-    kinds = ", ".join(LISTS)
-    parser.add_argument("kind", nargs="?", choices=LISTS, metavar="KIND", help=f"one of {kinds}")
-    return parser
-
-
-def validate_parser() -> argparse.ArgumentParser:
-    """Options of `validate`."""
-    what = "Turn rows of measurements into scenarios, play them and print the errors."
-    parser = _parser("validate", what)
-    add = parser.add_argument
-    add("file", metavar="FILE.csv", help="rows of measurements, columns as in docs/validate.md")
-    add("--tier", choices=("A", "B"), help="rows of one tier only")
-    add("--only", metavar="GLOB", help="rows whose id matches, such as 'titan-8b-*'")
-    add("--assumptions", metavar="FILE", help="what to assume where rows are silent (default: "
-        "assumptions.yaml beside FILE.csv, else desim's own)")  # fmt: skip
-    add("--jobs", metavar="N", type=int, help="processes (default: all cores)")
-    add("--json", metavar="OUT", help="write the errors as JSON")
-    add("--table", metavar="OUT.csv", help="write a line for every row")
-    add("--write-scenarios", metavar="DIR", help="write a runnable scenario for every row")
-    add("--report", metavar="OUT.md", help="write the page of accuracy")
-    add("--effects", metavar="OUT.md", help="compare the effects of policies instead, by the pairs "
-        "of rows that effects.yaml beside FILE.csv declares, and write their page")  # fmt: skip
-    add("--quiet", action="store_true", help="print nothing but mistakes")
-    return parser
-
-
-def calibrate_parser() -> argparse.ArgumentParser:
-    """Options of `calibrate`."""
-    what = "Measure the kernels of this machine's GPU with PyTorch and fit its device."
-    usage = (
-        "python -m desim calibrate [options]\n"
-        "       python -m desim calibrate collectives FILE.csv --gpu GPU --system SYSTEM"
-    )
-    parser = _parser("calibrate", what, usage)
-    add = parser.add_argument
-    add("--out", metavar="FILE.csv", help="table to write or continue "
-        "(default: hardware/measured/DEVICE.csv)")  # fmt: skip
-    add("--yaml", metavar="OUT.yaml", help="device file to write (default: beside the table)")
-    add("--device", metavar="NAME", help="device to start from (default: recognised)")
-    add("--only", metavar="PARTS", help="of gemm,attention,memory,copies,collectives")
-    add("--formats", metavar="FORMATS", help="of bf16,fp16,fp8")
-    add("--scenario", metavar="SCENARIO", help="measure the kernels of this scenario first")
-    add("--fit-only", action="store_true", help="measure nothing, fit the table as it is")
-    add("--quiet", action="store_true", help="print nothing but mistakes")
-    return parser
-
-
-def collectives_parser() -> argparse.ArgumentParser:
-    """Options of `calibrate collectives`."""
-    what = "Fit the collectives of a node; prints the fields of its system."
-    parser = _parser("calibrate collectives", what)
-    add = parser.add_argument
-    add("file", metavar="FILE.csv", help="rows with the columns of validation/collectives.csv")
-    add("--gpu", required=True, help="rows to take, by their column gpu")
-    add("--system", required=True, help="how the devices of the node are joined")
-    return parser
-
-
-def _scenario_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenario", metavar="SCENARIO", help="scenario file (YAML)")
-    parser.add_argument(
-        "--set",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        help="override any value of the scenario; VALUE is YAML; may be repeated",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout, nothing else")
 
 
 def _run(given: Sequence[str]) -> int:
@@ -339,10 +229,8 @@ def _calibrate(given: Sequence[str]) -> int:
 
 
 def _compare(given: Sequence[str]) -> int:
-    from desim.study.compare_options import compare_parser
-
-    options = compare_parser(_CODES).parse_args(given)
-    from desim.study.compare_command import compare_command
+    options = compare_parser().parse_args(given)
+    from desim.study.compare.command import compare_command
 
     try:
         text, warnings = compare_command(vars(options), show=sys.stderr.isatty())
@@ -355,10 +243,8 @@ def _compare(given: Sequence[str]) -> int:
 
 
 def _sweep(given: Sequence[str]) -> int:
-    from desim.study.sweep_options import sweep_parser
-
     options = sweep_parser().parse_args(given)
-    from desim.study.command import CannotWriteError, Interrupted, sweep_command
+    from desim.study.sweep.command import CannotWriteError, Interrupted, sweep_command
 
     try:
         text, any_played = sweep_command(
@@ -373,11 +259,14 @@ def _sweep(given: Sequence[str]) -> int:
         return INTERRUPTED
     if not options.quiet:
         print(text, end="")
+    if not any_played:
+        print("error: no point could be played; `error` in points.csv says why", file=sys.stderr)
     return OK if any_played else YOURS
 
 
 def _diff(given: Sequence[str]) -> int:
+    options = diff_parser().parse_args(given)
     from desim.diff.command import diff
 
-    print(diff(given), end="")
+    print(diff(vars(options)), end="")
     return OK

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import desim
 from desim import cli
+from desim import options as parsers
 from desim.analyze.accounting import CATEGORIES
-from desim.diff.command import diff_parser
 from desim.plan.schedules import AUTOMATIC, SCHEDULES
 from desim.report import results
 from desim.spec.scenario import Scenario
-from desim.study import compare as comparing
-from desim.study import study_file
-from desim.study.command import PAGE
-from desim.study.compare_options import compare_parser
-from desim.study.journal import JOURNAL
-from desim.study.sweep_options import sweep_parser
-from desim.study.table import CSV, PARQUET
+from desim.study.compare import comparison as comparing
+from desim.study.sweep import study_file
+from desim.study.sweep.command import PAGE
+from desim.study.sweep.journal import JOURNAL
+from desim.study.sweep.table import CSV, PARQUET
 from tests.cli.conftest import ROOT, TINY
 
 #: Promised to other tools.
@@ -72,29 +70,29 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_options_of_the_command_line() -> None:
-    assert options(cli.run_parser()) == {
+    assert options(parsers.run_parser()) == {
         "scenario", "--set", "--json", "--out", "--no-trace", "--no-report", "--quiet",
         "--strict-memory", "--version", "-h", "--help",
     }  # fmt: skip
-    assert options(cli.check_parser()) == {"scenario", "--set", "--json", "-h", "--help"}
-    assert options(cli.list_parser()) == {"kind", "-h", "--help"}
-    assert options(cli.validate_parser()) == {
+    assert options(parsers.check_parser()) == {"scenario", "--set", "--json", "-h", "--help"}
+    assert options(parsers.list_parser()) == {"kind", "-h", "--help"}
+    assert options(parsers.validate_parser()) == {
         "file", "--tier", "--only", "--assumptions", "--jobs", "--json", "--table",
         "--write-scenarios", "--report", "--effects", "--quiet", "-h", "--help",
     }  # fmt: skip
-    assert options(cli.calibrate_parser()) == {
+    assert options(parsers.calibrate_parser()) == {
         "--out", "--yaml", "--device", "--only", "--formats", "--scenario", "--fit-only", "--quiet",
         "-h", "--help",
     }  # fmt: skip
-    assert options(diff_parser()) == {"trace", "result", "--rank", "--json", "-h", "--help"}
-    assert options(cli.collectives_parser()) == {"file", "--gpu", "--system", "-h", "--help"}
-    assert options(compare_parser()) == {
+    assert options(parsers.diff_parser()) == {"trace", "result", "--rank", "--json", "-h", "--help"}
+    assert options(parsers.collectives_parser()) == {"file", "--gpu", "--system", "-h", "--help"}
+    assert options(parsers.compare_parser()) == {
         "scenarios", "--vary", "--paired", "--retune", "--set", "--out", "--json", "-h", "--help",
     }  # fmt: skip
-    assert options(sweep_parser()) == {
+    assert options(parsers.sweep_parser()) == {
         "study", "--out", "--jobs", "--cluster", "--resume", "--yes", "--quiet", "-h", "--help",
     }  # fmt: skip
-    assert cli.LISTS == (
+    assert parsers.LISTS == (
         "workloads", "devices", "fabrics", "systems", "schedules", "policies",
     )  # fmt: skip
     assert (cli.OK, cli.OURS, cli.YOURS, cli.INTERRUPTED) == (0, 1, 2, 130)

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from desim.errors import Mistake, SpecError
-from desim.export.files import write_aside
+from desim.export.files import drop_cut_line
 from desim.kernels.table_file import COLUMNS, read_table
 
 if TYPE_CHECKING:
@@ -53,13 +53,3 @@ class Journal:
             os.fsync(lines.fileno())
         self.rows.append(row)
         self._keys.add(row.key)
-
-
-def drop_cut_line(file: Path) -> None:
-    """Cut what follows the last line end; a file of nothing else goes."""
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if not whole:
-        file.unlink()
-    elif whole != content:
-        write_aside(file, whole)

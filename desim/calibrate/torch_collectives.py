@@ -13,7 +13,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from desim.calibrate.journal import drop_cut_line
+from desim.export.files import drop_cut_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from desim.diff.activities import Activity
 from desim.diff.names import HOST_COPY, Names
 from desim.errors import Mistake, SpecError
+from desim.export.titles import group_size
 from desim.report.results import RESOLVED, SPANS, SUMMARY
 from desim.spec.nodes import plain
 from desim.spec.text_file import shown
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("rank", "ranks", "lane", "name", "kind", "group", "start_ps", "end_ps")
 _HOST_LANES = ("h2d", "d2h")
-_SIZE = re.compile(r" of (\d+) \(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,5 @@ def _activities(table: pa.Table, rank: int, names: Names) -> Iterator[Activity]:
         elif lane == "compute":
             kind, communicates = names.kernel(name, kind), False
         else:
-            match = _SIZE.search(group or "")
-            size, communicates = int(match[1]) if match else 0, True
+            size, communicates = group_size(group or ""), True
         yield Activity(name, kind, communicates, size, start_ns, end_ns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from desim.diff.compare import Difference, Row
+from desim.diff.side_by_side import Row, SideBySide
 
 WIDTH = 100
 _NAME = 34
@@ -16,29 +16,29 @@ _SPREAD = 1.1
 _MATTERS = 0.001  # of the step: what is smaller is not said to differ
 
 
-def render(difference: Difference) -> str:
+def render(found: SideBySide) -> str:
     """Return the comparison as plain text of at most 100 columns."""
     blocks = (
-        _head(difference),
-        _table("a step (ms)", [difference.step, *difference.parts]),
-        _table("kernels by kind (ms)", difference.kernels, counted=True),
-        _table("collectives and host copies (ms)", difference.collectives, counted=True),
-        _largest(difference),
-        _unknown(difference),
+        _head(found),
+        _table("a step (ms)", [found.step, *found.parts]),
+        _table("kernels by kind (ms)", found.kernels, counted=True),
+        _table("collectives and host copies (ms)", found.collectives, counted=True),
+        _largest(found),
+        _unknown(found),
     )
     lines = [line.rstrip() for block in blocks for line in (*block, "")]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _head(difference: Difference) -> Iterator[str]:
-    trace, simulated = difference.trace, difference.simulated
+def _head(found: SideBySide) -> Iterator[str]:
+    trace, simulated = found.trace, found.simulated
     rank = "a rank" if trace.rank is None else f"rank {trace.rank}"
     of = f" of {trace.ranks:,}" if trace.ranks else ""
     numbers = [number for number, _ in trace.steps]
     steps = f"step {numbers[0]}" if len(numbers) == 1 else f"steps {numbers[0]} to {numbers[-1]}"
     like = "" if simulated.like_it == 1 else f", which stands for {simulated.like_it:,}"
     yield from _wrapped(
-        f"measured {difference.trace_file.name}: {rank}{of}, {steps}; "
+        f"measured {found.trace_file.name}: {rank}{of}, {steps}; "
         f"simulated {simulated.name}: rank {simulated.rank} of {simulated.devices:,}{like}"
     )
     if trace.ranks and trace.ranks != simulated.devices:
@@ -83,20 +83,20 @@ def _share(measured_s: float, simulated_s: float) -> str:
     return f"{percent:+.1f} %" if ratio < _TIMES else f"x {min(ratio, 99999):.0f}"
 
 
-def _largest(difference: Difference) -> Iterator[str]:
-    floor_s = _MATTERS * difference.step.measured.seconds
-    rows = [row for row in difference.largest if abs(row.difference_s) > floor_s][:_LARGEST]
+def _largest(found: SideBySide) -> Iterator[str]:
+    floor_s = _MATTERS * found.step.measured.seconds
+    rows = [row for row in found.largest if abs(row.difference_s) > floor_s][:_LARGEST]
     if not rows:
         yield "largest differences: none above 0.1 % of the step"
         return
     yield "largest differences (simulated less measured, share of the measured step)"
     for row in rows:
-        share = 100 * row.difference_s / difference.step.measured.seconds
+        share = 100 * row.difference_s / found.step.measured.seconds
         yield f"  {row.name:<{_NAME}}{1e3 * row.difference_s:>+12.3f} ms{share:>+8.1f} %"
 
 
-def _unknown(difference: Difference) -> Iterator[str]:
-    entries = sorted(difference.unknown.items(), key=lambda item: (-item[1].seconds, item[0]))
+def _unknown(found: SideBySide) -> Iterator[str]:
+    entries = sorted(found.unknown.items(), key=lambda item: (-item[1].seconds, item[0]))
     if not entries:
         return
     yield "unknown kernels (no pattern of desim/diff/names.yaml fits)"

@@ -16,6 +16,7 @@ import numpy as np
 
 from desim.engine.inline import solo_ps
 from desim.plan.tables import COMPUTE
+from desim.record import LANES
 
 if TYPE_CHECKING:
     from array import array
@@ -66,28 +67,48 @@ def find_stretches(rank: Rank) -> dict[int, Stretch]:
     program, track = rank.score.program, rank.tracks[COMPUTE]
     if not len(program.placements) or not track.number:
         return {}
+    rows, opening, closing = _candidates(rank)
+    before = _before(program.lane, rows[:, :2])
+    found = {}
+    for at, (template, end) in enumerate(rows[:, [2, 1]].tolist()):
+        counts, ends = tuple(before[:, at, 0].tolist()), tuple(before[:, at, 1].tolist())
+        used = tuple(lane for lane in range(1, len(ends)) if ends[lane] > counts[lane])
+        last = int(closing[at]) - 1
+        found[int(opening[at])] = Stretch(template, end, counts, ends, used, last)
+    return found
+
+
+def _candidates(rank: Rank) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Placements that may be macro-tasks, with the compute segments that begin and follow them.
+
+    The host must not stop inside, whatever is not a kernel must be this rank class's own, both ends
+    must be ends of segments, and there must be more inside than one segment.
+    """
+    program = rank.score.program
     solo = np.array([solo_ps(port) >= 0 for port in rank.ports] + [True])
     alien = np.cumsum(np.append(False, ~solo[program.comm]))
+    kernels = np.cumsum(np.append(False, program.lane == COMPUTE))
     stops = np.append(program.host_waits[:, 0], len(program) + 1)
-    first, end, template = program.placements.T
-    # The host must not stop inside, and whatever is not a kernel must be this rank class's own.
-    free = stops[np.searchsorted(stops, first, side="right")] >= end
-    kept = free & (alien[first] == alien[end])
-    lanes = len(rank.tracks)
-    of_lane = np.zeros((lanes, len(program) + 1), dtype=np.int64)
-    for lane in range(lanes):
-        np.cumsum(program.lane == lane, out=of_lane[lane, 1:])
-    segments = {kernel: number for number, kernel in enumerate(track.first)}
-    found = {}
-    for begin, stop, number in program.placements[kept].tolist():
-        counts, ends = tuple(of_lane[:, begin].tolist()), tuple(of_lane[:, stop].tolist())
-        opening, closing = segments.get(counts[COMPUTE]), segments.get(ends[COMPUTE])
-        if opening is None or closing is None or closing <= opening:
-            continue
-        used = tuple(lane for lane in range(1, lanes) if ends[lane] > counts[lane])
-        if used or closing > opening + 1:
-            found[opening] = Stretch(number, stop, counts, ends, used, closing - 1)
-    return found
+    segments = np.array(rank.tracks[COMPUTE].first)
+    first, end, _ = program.placements.T
+    opening = np.searchsorted(segments, kernels[first])
+    closing = np.searchsorted(segments, kernels[end])
+    kept = (stops[np.searchsorted(stops, first, side="right")] >= end) & (
+        alien[first] == alien[end]
+    )
+    kept &= (segments[opening] == kernels[first]) & (segments[closing] == kernels[end])
+    others = end - first > kernels[end] - kernels[first]
+    kept &= (closing > opening + 1) | (others & (closing > opening))
+    return program.placements[kept], opening[kept], closing[kept]
+
+
+def _before(lane: NDArray[np.int8], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Tasks of every lane before each place."""
+    before = np.zeros((len(LANES), *places.shape), dtype=np.int64)
+    for number in np.unique(lane).tolist():
+        tasks = np.flatnonzero(lane == number)
+        before[number] = np.searchsorted(tasks, places)
+    return before
 
 
 def clean(rank: Rank, stretch: Stretch, now: int) -> Own | None:

@@ -44,7 +44,7 @@ class Watch:
 
 
 class SteadyPlayer(Player):
-    """A player that looks at the state of each part whenever its busiest rank ends a period.
+    """A player that looks at the state of each part whenever its watched rank ends a period.
 
     `watches` holds what it saw of each part in each step. With `at_pace` the pace of the last
     periods will do where the state does not repeat. Where a part comes to the end of its periods

@@ -116,9 +116,11 @@ def _track(
         leading, at, count = np.unique(segment, return_index=True, return_counts=True)
         wait_lane[leading] = rows[at, 1]
         wait_count[leading] = rows[at, 2]
-        for i in np.flatnonzero(count > 1).tolist():
-            rest = rows[at[i] + 1 : at[i] + count[i], 1:]
-            more[int(leading[i])] = tuple((int(lane), int(n)) for lane, n in rest)
+        marks = list(map(tuple, rows[:, 1:].tolist()))
+        several = count > 1
+        places = zip(leading[several], at[several] + 1, (at + count)[several], strict=True)
+        for first_of, begin, end in places:
+            more[int(first_of)] = tuple(marks[begin:end])
     return Track(
         number=number,
         first=first.tolist(),

@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Files that are either complete or not there, or end with a whole line."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ def write_aside(path: Path | str, content: bytes | Callable[[IO[bytes]], object]
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def drop_cut_line(file: Path) -> None:
+    """Cut what follows the last line end; a file of nothing else goes."""
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if not whole:
+        file.unlink()
+    elif whole != content:
+        write_aside(file, whole)
 
 
 def _umask() -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from desim.analyze.choose import drawn_classes
 from desim.export.files import write_aside
+from desim.export.titles import group_size
 from desim.record import LANES
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _COLLECTIVES = {
     "all_to_all": "AllToAll",
     "broadcast": "Broadcast",
 }
-_SIZE = re.compile(r" of (\d+) \(")
 _COPIES = {"h2d": "Memcpy HtoD (Pinned -> Device)", "d2h": "Memcpy DtoH (Device -> Pinned)"}
 
 
@@ -133,9 +132,8 @@ def _about(record: Record, lane: str, kind: str, group: int) -> dict[str, Any]:
     """What a kernel is: a collective's name and ranks as PyTorch writes them, else desim's kind."""
     if group < 0:
         return {"desim kind": kind} if lane == "compute" else {}
-    match = _SIZE.search(record.groups[group])
-    size = {"Group size": int(match[1])} if match else {}
-    return {"Collective name": kind, **size}
+    size = group_size(record.groups[group])
+    return {"Collective name": kind, **({"Group size": size} if size else {})}
 
 
 def _kernel_name(lane: str, name: str, kind: str) -> str:

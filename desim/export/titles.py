@@ -28,6 +28,14 @@ _WHAT = {
 }
 _MAX_OF_KIND = 16
 _PAIRS = {"out": "in", "in": "out", "up": "down", "down": "up"}
+#: In the name of a group, as `dp of 32 (x8)`.
+_GROUP_SIZE = re.compile(r" of (\d+) \(")
+
+
+def group_size(group: str) -> int:
+    """Return how many ranks a group of `Record.groups` has, 0 where its name does not say."""
+    match = _GROUP_SIZE.search(group)
+    return int(match[1]) if match else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Each of c ranks holds two chunks of the sequence, i and 2c-1-i of 2c, so that ca
 (Llama Team 2024, arXiv:2407.21783, section 3.3.2); or one chunk, i of c, of which the last has most
 to do (`shard.context_place` says which, None: two chunks). How the ranks see each other's keys is a
 policy: all of them gathered at once, passed round a ring step by step (Liu et al. 2023,
-arXiv:2310.01889), or heads exchanged for tokens (Ulysses: Jacobs et al. 2023, arXiv:2309.14509).
+arXiv:2310.01889), heads exchanged for tokens (Ulysses: Jacobs et al. 2023, arXiv:2309.14509), or
+heads exchanged among neighbours and keys passed round a ring across (`two_level`).
 """
 
 from __future__ import annotations

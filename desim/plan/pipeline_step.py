@@ -240,7 +240,7 @@ class StageStep:
         else:
             template = self._backward(item.chunk, reduces=reduces, adds=adds, whole=True)
         builder.place(template, item.micro_batch, layer_offset=first)
-        if every and item.kind == ("weight" if self._split else "backward"):
+        if every and item.kind in _adding(split=self._split):
             self._ends.reduce_exposed(builder, item.chunk)
 
     def _key(self, number: int, *flavour: object) -> tuple[object, ...]:
@@ -368,9 +368,13 @@ def _way(order: Sequence[Pass], chunk: int) -> _Way:
     held = [item for item in order if item.chunk == chunk]
     first = next(item.micro_batch for item in held if item.kind == "forward")
     split = any(item.kind == "weight" for item in held)
-    kinds = ("weight", "whole", "joined") if split else ("backward", "whole", "joined")
-    added = [item.micro_batch for item in held if item.kind in kinds]
+    added = [item.micro_batch for item in held if item.kind in _adding(split=split)]
     return _Way(first, added[0], added[-1])
+
+
+def _adding(*, split: bool) -> tuple[Kind, ...]:
+    """Kinds of passes that make gradients of weights; `split`: some have passes of their own."""
+    return ("weight" if split else "backward", "whole", "joined")
 
 
 def _numbered_from_zero(chunk: Chunk) -> Chunk:

@@ -18,6 +18,7 @@ from desim.plan.buckets import GradientWidth, gathered, make_buckets, reduce_buc
 from desim.plan.schedules import layout_of
 from desim.plan.tables import LANE
 from desim.plan.template import START
+from desim.spec.schedules import ZERO_BUBBLE
 
 if TYPE_CHECKING:
     from desim.plan.buckets import Bucket
@@ -344,6 +345,6 @@ def post_validated(context: Context) -> bool:
     """Whether stages update their parameters before the norm of all gradients is known."""
     policies = context.scenario.policies
     chosen = policies.post_validation
-    wanted = policies.schedule.startswith("zb_") if chosen == "auto" else chosen
+    wanted = policies.schedule in ZERO_BUBBLE if chosen == "auto" else chosen
     piped = context.scenario.parallel.pipeline > 1
     return wanted and piped and policies.gradient_clipping

@@ -8,10 +8,10 @@ const dressed = (layout) => ({font, paper_bgcolor: "#fff", plot_bgcolor: "#fff",
     bordercolor: "#aab2bc"}, ...layout});
 const byId = (id) => document.getElementById(id);
 
-function draw(id, figure) {
+function draw(id, figure, nothing = "Nothing to show for this run.") {
   const place = byId(id);
   if (!figure || !figure.data.length) {
-    place.textContent = "Nothing to show for this run.";
+    place.textContent = nothing;
     place.className = "hint";
     return;
   }

@@ -173,6 +173,14 @@ def warnings(runs: Sequence[Compared]) -> list[str]:
     ]
 
 
+def model_errors(runs: Sequence[Compared]) -> list[str]:
+    """Return how far the differences of each family of changes may be off, each family once."""
+    said = dict.fromkeys(
+        f"{run.error_points:.1f} points for {run.error_of}" for run in runs[1:] if run.error_of
+    )
+    return list(said)
+
+
 def reason(run: Compared, first: Compared) -> str:
     """Return the category that changed most in the direction of the step, and what it went with."""
     total_s = run.difference.step_time_s

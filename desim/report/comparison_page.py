@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from desim.export.files import write_aside
 from desim.report.assets import inline_json, plotly_source, resource, scripts
 from desim.report.cards import subtitle
-from desim.report.compared import table, verdict, warnings
+from desim.report.compared import model_errors, table, verdict, warnings
 from desim.report.comparison_figures import difference_figure, memory_figure, time_figure
 from desim.report.page import category_words
 from desim.units import show
@@ -75,9 +75,7 @@ def _verdict(run: Compared, first: Compared) -> str:
 
 def _error(runs: Sequence[Compared]) -> str:
     """Say what the model's own error is for what was changed."""
-    said = dict.fromkeys(
-        f"{run.error_points:.1f} points for {run.error_of}" for run in runs[1:] if run.error_of
-    )
+    said = model_errors(runs)
     return f"Model error in the change of the step time: {'; '.join(said)}." if said else ""
 
 

@@ -41,8 +41,13 @@ def _names(kind: str) -> Iterator[str]:
         for name, contract in _schedules():
             yield f"{name:<15}{contract} [{FLAGS[name]}]"
     elif kind == "policies":
-        yield from _options("policies", Policies, _defaults(Policies()))
-        yield from _options("kernels", Kernels, _defaults(Kernels()))
+        rows = [
+            *_options("policies", Policies, _defaults(Policies())),
+            *_options("kernels", Kernels, _defaults(Kernels())),
+        ]
+        width = max(len(path) for path, _, _ in rows)
+        for path, choices, default in rows:
+            yield f"{path:<{width}}  {choices:<45} default {default}"
     else:
         yield from list_names(kind)
 
@@ -64,7 +69,9 @@ def _defaults(section: Spec) -> dict[str, Any]:
     return section.model_dump(mode="json", by_alias=True)
 
 
-def _options(path: str, spec: type[Spec], defaults: dict[str, Any]) -> Iterator[str]:
+def _options(
+    path: str, spec: type[Spec], defaults: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
     """Every setting of a section with what it may be and what it is by default."""
     for name, field in spec.model_fields.items():
         key = field.alias or name
@@ -74,7 +81,7 @@ def _options(path: str, spec: type[Spec], defaults: dict[str, Any]) -> Iterator[
             continue
         plain = kind is float and not any(isinstance(m, BeforeValidator) for m in field.metadata)
         choices = "a number" if plain else _choices(kind)
-        yield f"{f'{path}.{key}':<39} {choices:<45} default {_plain(defaults[key])}"
+        yield f"{path}.{key}", choices, _plain(defaults[key])
 
 
 def _choices(kind: object) -> str:

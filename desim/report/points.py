@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+#: Objectives that every table and figure shows anyway.
+SHOWN = ("step_time_s", "mfu")
+_GIB = 2.0**30
+
 
 @dataclass(frozen=True, slots=True)
 class Points:
@@ -68,6 +72,50 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
                 break
         result[path] = ".".join(ending)
     return result
+
+
+def label(value: object) -> str:
+    """Write a value of an axis as the reports show it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def needed_gib(row: Mapping[str, Any]) -> float:
+    """Return what the fullest stage needs of its device, in GiB."""
+    stages = [key.rpartition(".")[2] for key in row if key.startswith("peak_memory_bytes.")]
+    needed = [
+        max(float(row[f"peak_memory_bytes.{s}"]), float(row[f"peak_reserved_bytes.{s}"]))
+        + float(row[f"outside_memory_bytes.{s}"])
+        for s in stages
+        if s != "max"
+    ]
+    return max(needed) / _GIB
+
+
+def best_rows(points: Points, most: int) -> list[list[str]]:
+    """Return the table of the best points as texts: its heads, then at most `most` of them.
+
+    Behind the axes stands the objective where no other column shows it.
+    """
+    names = short_names(points.varied)
+    own = () if points.objective in SHOWN else (points.objective,)
+    heads = [*names.values(), *own, "step (s)", "behind best", "MFU (%)", "memory (GiB)", "fits"]
+    rows = [heads]
+    for number in points.ranked[:most]:
+        row = points.rows[number]
+        rows.append([
+            *(label(row[axis]) for axis in names),
+            *(f"{row[name]:.5g}" for name in own),
+            f"{row['step_time_s']:.4f}",
+            _behind(points.costs[number], points.costs[points.ranked[0]]),
+            f"{100 * row['mfu']:.2f}",
+            f"{needed_gib(row):.1f}",
+            "yes" if row["fits"] else "NO",
+        ])  # fmt: skip
+    return rows
+
+
+def _behind(cost: float, best: float) -> str:
+    return f"{100 * (cost - best) / abs(best):.2f} %" if best else ""
 
 
 def front(pairs: Sequence[tuple[float, float]]) -> list[int]:

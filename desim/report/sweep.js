@@ -1,22 +1,4 @@
 "use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const font = {family: "system-ui, -apple-system, Segoe UI, Roboto, DejaVu Sans, sans-serif",
-  size: 12, color: "#1c2530"};
-const config = {displayModeBar: false, responsive: true, doubleClick: "reset"};
-const dressed = (layout) => ({font, paper_bgcolor: "#fff", plot_bgcolor: "#fff",
-  hoverlabel: {font: {size: 12, color: "#1c2530"}, align: "left", bgcolor: "#fff",
-    bordercolor: "#aab2bc"}, ...layout});
-const byId = (id) => document.getElementById(id);
-
-function draw(id, figure) {
-  const place = byId(id);
-  if (!figure || !figure.data.length) {
-    place.textContent = "Nothing to show: all points are alike in this.";
-    place.className = "hint";
-    return;
-  }
-  Plotly.react(place, figure.data, dressed(figure.layout), config);
-}
 
 // Of the points in a cell the best that meets the constraints; null where there is none.
 function cells(heat, across, up) {
@@ -69,4 +51,5 @@ function drawHeat() {
 }
 
 drawHeat();
-for (const id of ["parallel", "memory", "cost"]) draw(id, data[id]);
+const alike = "Nothing to show: all points are alike in this.";
+for (const id of ["parallel", "memory", "cost"]) draw(id, data[id], alike);

@@ -6,8 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from desim.report.figures import GRID
-from desim.report.points import front, short_names
-from desim.report.sweep_text import needed_gib
+from desim.report.points import SHOWN, front, label, needed_gib, short_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +21,6 @@ _SCALE = [[0, "#0b2a4d"], [0.5, "#3f86c7"], [1, "#b9d3ec"]]
 #: What parallel coordinates show beside the axes and the objective.
 _BESIDE = (("step_time_s", "step (s)"), ("mfu", "MFU"))
 _MAX_LABEL = 20
-
-
-def label(value: object) -> str:
-    """Write a value of an axis for a figure."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def values_of(points: Points, axis: str) -> list[str]:
@@ -80,7 +74,7 @@ def parallel_figure(points: Points, numbers: Sequence[int]) -> Figure:
         dimensions.append({"label": name, "values": [points.rows[i][key] for i in played]})
     memory = [needed_gib(points.rows[i]) for i in played]
     dimensions.append({"label": "memory (GiB)", "values": memory})
-    if points.objective not in ("step_time_s", "mfu"):
+    if points.objective not in SHOWN:
         own = [_number(points.rows[i].get(points.objective)) for i in played]
         dimensions.append({"label": points.objective, "values": own})
     colours = [_number(points.rows[i].get(points.objective)) for i in played]

@@ -7,18 +7,16 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from desim.export.files import write_aside
-from desim.report.assets import inline_json, plotly_source, resource
+from desim.report.assets import inline_json, plotly_source, resource, scripts
 from desim.report.cards import Card
 from desim.report.page import card_html
-from desim.report.points import short_names
+from desim.report.points import best_rows, label, needed_gib, short_names
 from desim.report.sweep_figures import (
     cost_front,
     heat_data,
-    label,
     memory_front,
     parallel_figure,
 )
-from desim.report.sweep_text import needed_gib
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +41,7 @@ def write_sweep_page(points: Points, path: Path) -> None:
         css=resource("page.css") + resource("sweep.css"),
         plotly=plotly_source(),
         data=inline_json(_data(points, numbers)),
-        script=resource("sweep.js"),
+        script=scripts("common.js", "sweep.js"),
     )
     write_aside(path, text.encode())
 
@@ -95,24 +93,10 @@ def _warnings(points: Points, left_out: int) -> str:
 
 def _table(points: Points) -> str:
     """The best points as rows of a table."""
-    names = short_names(points.varied)
-    heads = [*names.values(), "step (s)", "MFU (%)", "memory (GiB)", "fits"]
-    if points.objective not in ("step_time_s", "mfu"):
-        heads.append(points.objective)
-    rows = ["".join(f"<th>{html.escape(head)}</th>" for head in heads)]
-    for number in points.ranked[:_LISTED]:
-        row = points.rows[number]
-        cells = [
-            *(label(row[axis]) for axis in names),
-            f"{row['step_time_s']:.4f}",
-            f"{100 * row['mfu']:.2f}",
-            f"{needed_gib(row):.1f}",
-            "yes" if row["fits"] else "no",
-        ]
-        if points.objective not in ("step_time_s", "mfu"):
-            cells.append(f"{row[points.objective]:.6g}")
-        rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
-    return "".join(f"<tr>{row}</tr>" for row in rows)
+    heads, *rows = best_rows(points, _LISTED)
+    lines = ["".join(f"<th>{html.escape(head)}</th>" for head in heads)]
+    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    return "".join(f"<tr>{line}</tr>" for line in lines)
 
 
 def _data(points: Points, numbers: list[int]) -> dict[str, Any]:

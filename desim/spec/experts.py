@@ -29,7 +29,8 @@ class Experts(Spec):
     dispatch: Literal["all_to_all", "node_first"] = "all_to_all"
     """Whether a row is sent to each of its experts, or once to each node that it is for, over the
     sender's rail, and copied there over NVLink; results are added up in the node on their way back
-    (DeepEP; Megatron-LM `--moe-token-dispatcher-type flex`)."""
+    (DeepEP; Megatron-LM `--moe-token-dispatcher-type flex`). DeepEP sends a row once to each rank
+    too, which this does not count: inside the node it moves up to a fifth less."""
     max_nodes: PositiveInt | None = None
     """Nodes (NVLink domains) whose experts the router may choose for one token; left out: all
     (DeepSeek-V3: 4; Megatron-LM `--moe-router-group-topk` of `--moe-router-num-groups`)."""

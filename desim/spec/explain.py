@@ -85,7 +85,7 @@ def _join(path: Path, rules: list[tuple[str, str]], root: Node) -> Mistake:
     unknown = rules[0][0] == "unknown key"
     value = "" if unknown or depth < len(path) else show_value(node)
     rule = rules[0][0]
-    for other, _ in rules[1:]:
+    for other, _ in [] if unknown else rules[1:]:
         rule += " or " + other.removeprefix("must be ")
     hint = next((hint for _, hint in rules if hint), "")
     return Mistake(dotted(path), rule, value, hint, file, line)

@@ -71,6 +71,10 @@ def _read(
         return root
     assert path is not None
     root = read_file(path, mistakes)
+    if isinstance(root.value, dict) and {"study", "axes"} <= root.value.keys():
+        hint = f"python -m desim sweep {shown(path)} plays its points"
+        rule = "is a study, not a scenario"
+        raise SpecError([Mistake("", rule, hint=hint, file=shown(path), line=root.line)])
     if not isinstance(root.value, dict):
         raise SpecError(
             [

@@ -159,7 +159,8 @@ def suggest_key(root: Node | None, path: Path, rest: Path = ()) -> str:
     if close:
         meant = (*path[:-1], close[0], *rest)
         return f"did you mean {dotted(meant)!r}?"
-    others = [other for other in all_paths() if other != dotted(path)]
+    written = f"{dotted(path)}."
+    others = [other for other in all_paths() if not written.startswith(f"{other}.")]
     elsewhere = [other for other in others if other.rsplit(".", 1)[-1] == key]
     if elsewhere and not any(isinstance(part, int) for part in path):
         return f"did you mean {elsewhere[0]!r}?"

@@ -23,22 +23,25 @@ MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 50_000
 MAX_DEPTH = 40
 _TAG = "tag:yaml.org,2002:"
+_SCENARIO = "name, workload and cluster"
 #: Documents that are kept as they were read.
 _REMEMBERED = 64
 
 
-def read_file(path: Path, mistakes: list[Mistake] | None = None) -> Node:
+def read_file(path: Path, mistakes: list[Mistake] | None = None, *, needs: str = _SCENARIO) -> Node:
     """Read one YAML (or JSON) file; raises SpecError naming the file for whatever is wrong.
 
     Mistakes that leave something to read, such as a key that stands twice, go to `mistakes` where
-    it is given.
+    it is given. `needs` says what an empty one lacks.
     """
-    return read_text(read_yaml_text(path, MAX_FILE_BYTES), shown(path), mistakes)
+    return read_text(read_yaml_text(path, MAX_FILE_BYTES), shown(path), mistakes, needs=needs)
 
 
-def read_text(text: str, file: str, mistakes: list[Mistake] | None = None) -> Node:
-    """Read one YAML document; `file` is what messages call it, `mistakes` as in `read_file`."""
-    root, found = _parsed(text, file)
+def read_text(
+    text: str, file: str, mistakes: list[Mistake] | None = None, *, needs: str = _SCENARIO
+) -> Node:
+    """Read one YAML document; `file` is what messages call it, the others as in `read_file`."""
+    root, found = _parsed(text, file, needs)
     if mistakes is not None:
         mistakes.extend(found)
     elif found:
@@ -47,7 +50,7 @@ def read_text(text: str, file: str, mistakes: list[Mistake] | None = None) -> No
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _parsed(text: str, file: str) -> tuple[Node, tuple[Mistake, ...]]:
+def _parsed(text: str, file: str, needs: str) -> tuple[Node, tuple[Mistake, ...]]:
     """The nodes of a document and what is wrong with them; studies read the same ones often."""
     try:
         root = YAML(typ="safe", pure=True).compose(text)
@@ -62,7 +65,7 @@ def _parsed(text: str, file: str) -> tuple[Node, tuple[Mistake, ...]]:
     except (RecursionError, ValueError, OverflowError):
         raise refuse(file, "is not valid YAML: it is nested too deeply or malformed") from None
     if root is None:
-        raise refuse(file, "is empty", "write at least name, workload and cluster")
+        raise refuse(file, "is empty", f"write at least {needs}")
     reader = _Reader(file)
     return reader.node(root, root.start_mark.line + 1, 0), tuple(reader.mistakes)
 

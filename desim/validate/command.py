@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from desim.errors import Mistake, SpecError
+from desim.pool import processes_of
 from desim.report.progress import Bar
 from desim.spec.text_file import shown
 from desim.validate.files import require_places, write_json, write_scenarios, write_table
@@ -39,7 +38,7 @@ def validate(options: Mapping[str, Any], *, show: bool, command: Sequence[str]) 
         tier=options["tier"],
         only=options["only"],
         assumptions=Path(options["assumptions"]) if options["assumptions"] else None,
-        processes=processes(options["jobs"]),
+        processes=processes_of(options["jobs"]),
     )
     places = {name: _place(options[name]) for name in _WRITTEN}
     require_places({"--" + name.replace("_", "-"): place for name, place in places.items()})
@@ -68,15 +67,6 @@ def _unscored(comparison: Comparison) -> str:
     could = "could not" if rows == 1 else "could"
     reason = f"{first['id']}: {first['reason']}"
     return f"{shown(comparison.request.file)}: {many} {could} be scored; {reason}"
-
-
-def processes(jobs: int | None) -> int:
-    """Return how many processes `--jobs` asks for; raises SpecError for what cannot be."""
-    if jobs is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if jobs < 1:
-        raise SpecError([Mistake("--jobs", "must be at least 1", str(jobs))])
-    return jobs
 
 
 def _place(text: str | None) -> Path | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
+from desim.pool import processes_of
 from desim.report.progress import Bar
-from desim.validate.command import processes
 from desim.validate.effects import effect_of, report
 from desim.validate.effects_file import read_effects
 from desim.validate.effects_page import page, text
@@ -42,7 +42,7 @@ def validate_effects(options: Mapping[str, Any], *, show: bool, command: Sequenc
     assumed = find_assumptions(Request(file=file, assumptions=assumptions))
     declared = read_effects(file)
     pairs = find_pairs(all_rows(read_measurements(file).rows, declared), declared)
-    played = _play(pairs, assumed, processes(options["jobs"]), Bar(show=show))
+    played = _play(pairs, assumed, processes_of(options["jobs"]), Bar(show=show))
     known = {p.row.id: p.outcome.prediction for p in played if p.outcome.prediction is not None}
     found = [effect_of(pair, declared.noise[pair.policy.family], known) for pair in pairs]
     effects = [one for one in found if one is not None]

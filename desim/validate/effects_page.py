@@ -51,8 +51,8 @@ def page(
 
 
 _PATHS = (
-    "`desim/study/model_error.yaml` holds these: a smaller difference between two scenarios is",
-    "within the model's own error.",
+    "`desim/study/compare/model_error.yaml` holds these: a smaller difference between two",
+    "scenarios is within the model's own error.",
 )
 _WHAT = """\
 How far desim gets the *effect* of a policy right: the ratio of two published measurements that

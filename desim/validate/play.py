@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from desim.api import Prediction, predict, predict_memory
 from desim.errors import DeadlockError, SpecError
+from desim.pool import Pool
 from desim.validate import memory_rows
 from desim.validate.assumptions import UnscoredError, load_assumptions
-from desim.validate.pool import Pool
 from desim.validate.rows import to_scenario
 
 if TYPE_CHECKING:

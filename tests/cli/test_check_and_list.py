@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 import desim
-from desim.cli import LISTS
+from desim.options import LISTS
 from desim.spec.load import load_scenario
 from desim.spec.policy import Policies
 from tests.cli.conftest import ROOT, Cli, files, shell
@@ -116,6 +116,15 @@ def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
     assert said["policies.schedule"].endswith("| custom")
     assert said["policies.schedule_memory"] == "a number"
     assert said["policies.custom"] == "a mapping of orders, placement, or null"
+
+
+def test_what_is_no_command_and_a_second_scenario_are_said(cli: Cli) -> None:
+    said = cli("chek", "a.yaml")
+    assert said.code == 2
+    assert said.err.endswith("error: 'chek' is no command; did you mean 'check'?\n")
+    said = cli("a.yaml", "b.yaml")
+    assert said.code == 2
+    assert said.err.endswith("error: one scenario is played at a time; compare plays several\n")
 
 
 def test_version_and_help(cli: Cli) -> None:

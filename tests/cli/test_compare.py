@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -95,7 +96,8 @@ def test_numbers_of_names_that_are_too_long_for_columns(tiny: Path, cli: Cli) ->
         ((*SCHEDULES, "--retune", "micro_bach"), "did you mean 'micro_batch'?"),
         ((*SCHEDULES, "--retune", ""), "must be of micro_batch, recompute"),
         (("--vary", "policies.recompute=none,full", "--retune", "recompute"), "is varied"),
-        (("--vary", "parallel.data=auto,2"), "variant data=2: is the same scenario as data=auto"),
+        ((*SCHEDULES, "--set", "policies.schedule=zb_h1"),
+         "--set policies.schedule=zb_h1: is varied too"),
         (("tiny.yaml",), "is the same scenario as"),
         (("nosuch.yaml",), "nosuch.yaml: does not exist"),
         (("nosuch.yaml", *SCHEDULES), "--vary: varies one scenario"),
@@ -178,3 +180,13 @@ def test_help(tmp_path: Path) -> None:
     said = shell("compare", "--help", cwd=tmp_path)
     assert said.code == 0
     assert "exit codes: 0 done" in said.out
+
+
+def test_what_a_schedule_does_not_use_changes_nothing_and_is_said(tiny: Path, cli: Cli) -> None:
+    said = cli("compare", tiny, "--vary", "parallel.virtual_stages=1,2", "--json")
+    assert said.code == 0, said.err
+    assert "virtual_stages=2: comes to the same scenario as virtual_stages=1" in said.err
+    assert "virtual_stages has no effect under schedule 1f1b" in said.err
+    first, second = json.loads(said.out)["variants"]
+    assert first["summary"]["step_time_s"] == second["summary"]["step_time_s"]
+    assert set(second["difference"]["by_category"].values()) == {0.0}

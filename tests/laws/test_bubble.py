@@ -126,6 +126,20 @@ def test_only_post_validation_removes_the_whole_bubble() -> None:
         assert played.step_ps == pytest.approx(step_s * 1e12, rel=CLOSE)
 
 
+@pytest.mark.parametrize(("dgrad_s", "wgrad_s"), [(1.0, 1.0), (1.2, 0.8), (1.4, 0.8)])
+def test_what_waiting_for_the_norm_costs(dgrad_s: float, wgrad_s: float) -> None:
+    """(p-1)(2W - B_in) under ZB-H2, whose first stage begins first and whose last one ends last;
+    nothing under ZB-H1, whose stages end together where B_in >= W."""
+    times = {"qkv": 1.0, "qkv_dgrad": dgrad_s, "qkv_wgrad": wgrad_s}
+    for schedule, cost_s in (("zb_h1", 0.0), ("zb_h2", 3 * (2 * wgrad_s - dgrad_s))):
+        validated, waits = (
+            pipeline(schedule, 4, 12, times=times, post_validation=chosen)
+            for chosen in (True, False)
+        )
+        cost_ps = waits.step_ps - validated.step_ps
+        assert cost_ps == pytest.approx(cost_s * 1e12, abs=CLOSE * waits.step_ps)
+
+
 def test_post_validation_changes_nothing_where_the_first_stage_ends_last() -> None:
     """Under 1F1B stage 0 begins and ends the step: no later stage can make it shorter."""
     stages, micro_batches = 4, 12

@@ -83,7 +83,8 @@ def test_reducing_every_micro_batch_moves_as_often(zero: int, overlap: str) -> N
 
 def test_stages_reduce_every_micro_batch_of_every_chunk() -> None:
     """Under a pipeline too: each chunk of each stage after each of its backward passes."""
-    for schedule, chunks in (("1f1b", 1), ("interleaved", 2), ("zb_h1", 1)):
+    ways = {"1f1b": 1, "interleaved": 2, "zb_h1": 1, "dualpipe": 1, "dualpipe_v": 2}
+    for schedule, chunks in ways.items():
         for overlap in ("none", "bucketed"):
             played = play(
                 job(

@@ -13,7 +13,7 @@ from desim.plan.schedules import SCHEDULES, SPLIT
 from desim.plan.schedules.costs import Costs, play_orders
 from desim.plan.schedules.custom import custom_orders
 from desim.spec.orders import Custom
-from desim.spec.rules.orders import _circle
+from desim.spec.rules.orders import circle
 from tests.jobs import Played, job, play
 
 WORDS = {"forward": "F", "backward": "B", "weight": "W", "whole": "BW"}
@@ -115,7 +115,7 @@ def test_a_circle_is_found_where_there_is_one(custom: Custom) -> None:
     stages = len(custom.orders)
     table = ((1.0,) * custom.chunks,) * stages
     costs = Costs(table, table, table, table, 0.0, custom.placement == "v")
-    if any(_circle(custom)):
+    if any(circle(custom)):
         with pytest.raises(ValueError, match="circle"):
             play_orders(custom_orders(custom), costs)
     else:

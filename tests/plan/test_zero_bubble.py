@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desim.plan.schedules import AUTOMATIC, SCHEDULES
-from desim.plan.schedules.automatic import _patterns, automatic
+from desim.plan.schedules.automatic import automatic, patterns
 from desim.plan.schedules.costs import Costs, Played, play_orders
 from desim.plan.schedules.listing import Greedy
 from desim.plan.schedules.passes import Pass
@@ -199,8 +199,27 @@ def test_no_pattern_beats_the_one_that_is_chosen(name: str) -> None:
     used = costs(4, (F, B, W), 0.05, chunks)
     limit, few = LIMITS[name], 8
     found_s = play_orders(found(name, used, few), used).longest_s
-    for make in _patterns(used, limit):
+    for make in patterns(used, limit):
         for gap in (0.0, 0.5, 1.0):
             greedy = Greedy(used, few, limit, gap, make(few))
+            greedy.run()
+            assert found_s <= greedy.played.longest_s * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("stages", "times", "message_s"),
+    [(8, (1.0, 1.4, 0.8), 0.0), (8, (1.0, 1.1, 0.9), 0.05), (16, (1.0, 1.4, 0.8), 0.05)],
+)
+def test_a_v_is_searched_until_it_has_settled(
+    stages: int, times: tuple[float, float, float], message_s: float
+) -> None:
+    """What is chosen after some micro-batches is the best of every pattern over all of them."""
+    micro_batches = 64
+    used = costs(stages, times, message_s, chunks=2)
+    found_s = play_orders(found("zb_v", used, micro_batches), used).longest_s
+    for make in patterns(used, LIMITS["zb_v"]):
+        pattern = make(micro_batches)
+        for gap in (0.0, 0.5, 1.0):
+            greedy = Greedy(used, micro_batches, LIMITS["zb_v"], gap, pattern)
             greedy.run()
             assert found_s <= greedy.played.longest_s * (1 + 1e-9)

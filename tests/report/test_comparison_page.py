@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,10 @@ import pytest
 from desim.analyze.difference import category_seconds
 from desim.report.compared import table, warnings
 from desim.report.comparison_figures import difference_figure, memory_figure, time_figure
-from desim.study.compare import Comparison, compare_variants
-from desim.study.variants import combine, parse_axis, varied
+from desim.study.compare.comparison import Comparison, compare_variants
+from desim.study.compare.variants import combine, parse_axis, varied
 from tests.jobs import BASE
-from tests.report.test_page import BROWSER
+from tests.tools.browser import BROWSER, drawn
 
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -108,16 +107,8 @@ def test_a_browser_draws_it(comparison: Comparison, tmp_path: Path) -> None:
     comparison.write(tmp_path)
     path = tmp_path / "compare.html"
     path.write_text(path.read_text() + _PROBE)
-    command = [
-        str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,2400",
-        "--virtual-time-budget=6000", "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    match = re.search(r'data-found="([^"]*)"', done.stdout)
-    assert match is not None
-    found = json.loads(match.group(1).replace("&quot;", '"'))
+    found, said = drawn(path)
+    assert said == []
     assert min(found[name] for name in ("time", "difference", "memory", "timeline")) > 0
     assert found["axes"] == 1
     assert found["ends"] >= 3

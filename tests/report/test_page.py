@@ -6,8 +6,6 @@ import base64
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +19,11 @@ from desim.report.page import write_report
 from desim.report.timeline import packed_timeline
 from tests.records import make_record
 from tests.report.test_summary import make_summary
+from tests.tools.browser import BROWSER, drawn
 
 if TYPE_CHECKING:
     from desim.record import Spans
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 _YAML = "name: llama70b_2048\nnote: </script><b>not markup</b>\n"
 
@@ -196,16 +192,8 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     """No console message, every figure drawn, and zooming in shows single kernels."""
     path = _written(tmp_path)
     path.write_text(path.read_text() + _PROBE)
-    command = [
-        str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,2400",
-        "--virtual-time-budget=6000", "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    match = re.search(r'data-found="([^"]*)"', done.stdout)
-    assert match is not None
-    found = json.loads(match.group(1).replace("&quot;", '"'))
+    found, said = drawn(path)
+    assert said == []
     assert min(found["whole"].values()) > 0, found["whole"]
     assert {"0", "1", "2", "3"} <= set(found["numbers"])
     assert found["computeRows"] == 2 < found["rows"]

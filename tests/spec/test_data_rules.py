@@ -33,7 +33,7 @@ FSDP = ["parallel.zero=3", "parallel.pipeline=1"]  # 32 data-parallel ranks
         (
             ["policies.resources.nvlink_sms=200"],
             "policies.resources.nvlink_sms",
-            "H100-SXM-80GB has 132 multiprocessors",
+            "cannot be more than the multiprocessors of H100-SXM-80GB: 200 > 132",
             "its own constant: 24",
         ),
         (
@@ -59,6 +59,12 @@ FSDP = ["parallel.zero=3", "parallel.pipeline=1"]  # 32 data-parallel ranks
             "policies.collectives.groups.tp.all_reduce",
             "no in-switch reduction",
             "ring",
+        ),
+        (
+            ["policies.collectives.groups={xx: {all_reduce: ring}}"],
+            "policies.collectives.groups.xx",
+            "unknown key",
+            "did you mean 'policies.collectives.groups.tp'?",
         ),
         (["policies.fsdp.issue=eager"], "policies.fsdp.issue", "must be one of explicit", ""),
         (

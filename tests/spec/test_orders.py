@@ -173,8 +173,21 @@ def test_notes_on_the_number_of_micro_batches(schedule: str, batch: int, words: 
 def test_no_room_for_a_micro_batch() -> None:
     mapping = scenario("zb_auto")
     mapping["policies"]["schedule_memory"] = 0.25
-    with pytest.raises(desim.SpecError, match=r"0.25 x 2 stages = 0.5.*at least 0.5"):
+    with pytest.raises(desim.SpecError, match=r"0.25 x 2 stages = 0.5.*0.25.*at least 0.5"):
         desim.load(mapping)
+
+
+def test_the_least_memory_that_is_named_is_enough() -> None:
+    mapping = scenario("zb_auto")
+    mapping["parallel"]["pipeline"] = 3
+    mapping["workload"]["model"]["layers"] = 6
+    mapping["cluster"]["devices"] = 6
+    mapping["policies"]["schedule_memory"] = 0.1
+    with pytest.raises(desim.SpecError, match="at least") as refused:
+        desim.load(mapping)
+    (mistake,) = refused.value.mistakes
+    mapping["policies"]["schedule_memory"] = float(mistake.hint.removeprefix("at least "))
+    assert desim.load(mapping).policies.schedule_memory < 0.34
 
 
 def test_the_example_of_the_page() -> None:

@@ -239,6 +239,9 @@ def test_notes_are_not_mistakes(load: Load) -> None:
     virtual = load("parallel.virtual_stages=2")
     assert any("virtual_stages has no effect" in note for note in virtual.notes)
     assert virtual.scenario.parallel.virtual_stages == 1
+    many = load("policies={recompute: full, recompute_layers: 99}")
+    assert any("is taken as 8: no stage has more layers" in note for note in many.notes), many.notes
+    assert load("policies={recompute: full, recompute_layers: 1}").notes == ()
     assert load().notes == ()
 
 

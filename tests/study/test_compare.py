@@ -15,11 +15,12 @@ from desim.api import predict
 from desim.errors import SpecError
 from desim.export.carry import carried
 from desim.report.compared import verdict
-from desim.study.compare import compare, compare_variants
-from desim.study.play import shown_ranks
-from desim.study.retune import PATHS, parse_retune, require_free, retune
-from desim.study.scenarios import given
-from desim.study.variants import Variant, combine, parse_axis, varied
+from desim.study.compare.comparison import compare, compare_variants
+from desim.study.compare.given import given
+from desim.study.compare.play import shown_ranks
+from desim.study.compare.retune import PATHS, parse_retune, require_free, retune
+from desim.study.compare.variants import Variant, combine, parse_axis, varied
+from desim.study.scalars import scalars
 from tests.cli.conftest import ROOT
 from tests.jobs import BASE, job
 
@@ -120,7 +121,9 @@ def test_the_frame_has_a_row_for_each(tmp_path: Path) -> None:
     assert list(frame["policies.recompute"]) == ["none", "full"]
     runs = [desim.run(one).summary for one in jobs]
     assert list(frame.step_time_s) == [run["step_time_s"] for run in runs]
-    assert list(frame.peak_memory_bytes) == [max(r["peak_memory_bytes"].values()) for r in runs]
+    peaks = [max(run["peak_memory_bytes"].values()) for run in runs]
+    assert list(frame["peak_memory_bytes.max"]) == peaks
+    assert {*scalars(runs[0])} <= {*frame}
     assert frame.difference_step_time_s[1] == runs[1]["step_time_s"] - runs[0]["step_time_s"]
     parts = [c for c in frame if c.startswith("difference_") and c != "difference_step_time_s"]
     assert frame.loc[1, parts].sum() == pytest.approx(frame.difference_step_time_s[1], abs=1e-12)

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import pytest
 from desim.report.assets import plotly_source
 from desim.report.points import Points, front, short_names
 from desim.report.sweep_page import write_sweep_page
-from desim.study.points import number_of_points, require_paths
-from desim.study.study_file import read_study
-from tests.report.test_page import BROWSER
+from desim.study.sweep.points import number_of_points, require_paths
+from desim.study.sweep.study_file import read_study
+from tests.tools.browser import BROWSER, drawn
 from tests.tools.snippets import agrees, examples, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,24 +100,15 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert data["memory"]["data"][-1]["x"] == [2.0, 3.0]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no browser")
+@pytest.mark.skipif(BROWSER is None, reason="needs a Chromium browser")
 def test_a_browser_draws_the_page(tmp_path: Path) -> None:
     """No console message, every figure drawn; a cell holds the best point in the constraints."""
     path = tmp_path / "points.html"
     write_sweep_page(make_points(), path)
     path.write_text(path.read_text() + _PROBE)
-    command = [
-        str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,2400",
-        "--virtual-time-budget=6000", "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    found, said = drawn(path)
     # The browser itself warns of its software rendering where there is no GPU.
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert [line for line in said if "WebGL" not in line and "GPU stall" not in line] == []
-    match = re.search(r'data-found="([^"]*)"', done.stdout)
-    assert match is not None
-    found = json.loads(match.group(1).replace("&quot;", '"'))
     assert min(found["shapes"].values()) > 0, found
     assert found["cells"] == [[3.0, None], [2.0, None]]
     assert found["axes"] == ["0", "1"]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from desim.errors import SpecError
-from desim.study.goal import read_constraint
-from desim.study.points import number_of_points, override, overrides_of, points, require_paths
-from desim.study.ranges import spread
-from desim.study.study_file import read_study
+from desim.study.axis import override
+from desim.study.sweep.goal import read_constraint
+from desim.study.sweep.points import number_of_points, overrides_of, points, require_paths
+from desim.study.sweep.ranges import spread
+from desim.study.sweep.study_file import read_study
 
 BASE = {"name": "x"}
 
@@ -109,8 +110,8 @@ def test_an_override_reads_back_equal() -> None:
 
 
 def test_settings_come_before_the_axes() -> None:
-    read = read_study(study(set={"run.seed": 7}))
-    assert overrides_of(read, next(points(read))) == ("run.seed=7", "run.seed=0")
+    read = read_study(study(set={"run": {"seed": 7}}))
+    assert overrides_of(read, next(points(read))) == ('run={"seed": 7}', "run.seed=0")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,7 @@ def test_settings_come_before_the_axes() -> None:
         ({"objective": {"smallest": "mfu"}}, "objective: must name a scalar of the summary"),
         ({"constraints": ["fits maybe"]}, "constraints.0: must be a scalar of the summary, or one"),
         ({"constraints": ["mfu > a lot"]}, "'a lot' is neither a number nor a quantity"),
+        ({"set": {"run.seed": 7}}, "set.run.seed: is an axis too, whose values count"),
         ({"study": 3}, "study: must be text (got 3)"),
         ({"base": 3}, "base: must be a path or a mapping (got 3)"),
     ],

@@ -15,8 +15,8 @@ import pytest
 
 import desim
 from desim.errors import SpecError
-from desim.study.journal import JOURNAL, Finished, Journal
-from desim.study.work import scalars
+from desim.study.scalars import scalars
+from desim.study.sweep.journal import JOURNAL, Finished, Journal
 from tests.cli.conftest import Cli, command, files
 
 TABLES = ("points.csv", "points.parquet")
@@ -286,6 +286,7 @@ def test_points_that_all_fail(study_file: Path, cli: Cli) -> None:
     said = cli("sweep", study_file)
     assert said.code == 2
     assert "12 points, 12 failed" in said.out
+    assert said.err == "error: no point could be played; `error` in points.csv says why\n"
     frame = pd.read_csv("traces_out/tiny/points.csv")
     assert list(frame.columns) == [
         "parallel.tensor", "parallel.pipeline", "policies.schedule", "error",
@@ -308,6 +309,21 @@ def test_mistakes_end_with_two(study_file: Path, cli: Cli, old: str, new: str, s
     assert answer.code == 2
     assert said in answer.err
     assert "Traceback" not in answer.err
+    assert not Path("traces_out/tiny").exists()
+    assert cli("sweep", "tiny.yaml").err.startswith("error: tiny.yaml:1: is a scenario, not a")
+    assert cli("study.yaml").err.startswith("error: study.yaml:1: is a study, not a scenario")
+
+
+def test_a_scalar_that_some_points_do_not_have(study_file: Path, cli: Cli) -> None:
+    text = study_file.read_text()
+    study_file.write_text(text.replace("step_time_s", "communication.tp.exposed_s"))
+    said = cli("sweep", study_file, "--jobs", "1")
+    assert said.code == 0, said.err
+    frame = pd.read_csv("traces_out/tiny/points.csv")
+    played = frame[frame.error.isna()]
+    missing = played["communication.tp.exposed_s"].isna()
+    assert missing.tolist() == (played["parallel.tensor"] == 1).tolist()
+    assert "smallest communication.tp.exposed_s" in said.out
 
 
 def test_conditions_that_keep_nothing(study_file: Path, cli: Cli) -> None:

@@ -13,9 +13,10 @@ from desim.errors import SpecError
 from desim.spec.load import load_scenario
 from desim.spec.overrides import apply
 from desim.spec.schema import all_paths
-from desim.study.model_error import error_points, families, families_of
-from desim.study.scenarios import differences, given
-from desim.study.variants import Axis, combine, override, parse_axis, setting_names, varied
+from desim.study.axis import Axis, override
+from desim.study.compare.given import differences, given
+from desim.study.compare.model_error import error_points, families, families_of
+from desim.study.compare.variants import combine, parse_axis, setting_names, varied
 from tests.jobs import BASE, job
 
 
@@ -54,8 +55,6 @@ def test_a_value_survives_as_an_override(value: Any) -> None:
     from desim.spec.nodes import Node, child, plain
 
     root = Node({})
-    if value == "":
-        return
     apply(root, override("name", value), Catalogue(()))
     written = child(root, "name")
     assert written is not None
@@ -131,10 +130,12 @@ def test_an_unknown_path_names_the_nearest() -> None:
     assert mistake.hint == "did you mean 'policies.schedule'?"
 
 
-def test_values_that_mean_the_same_are_refused() -> None:
+def test_values_that_mean_the_same_are_compared_and_noted() -> None:
     settings = combine([parse_axis("parallel.data=auto,8")], paired=False)
-    with pytest.raises(SpecError, match="variant data=8: is the same scenario as data=auto"):
-        varied(BASE, [], settings)
+    auto, eight = varied(BASE, [], settings)
+    assert auto.scenario == eight.scenario
+    assert auto.notes == ()
+    assert eight.notes == ("comes to the same scenario as data=auto",)
 
 
 def test_settings_of_given_scenarios_are_where_they_differ(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_every_family_of_the_error_table_is_a_path_with_a_source() -> None:
 
 
 def test_the_longest_path_counts_and_squares_add() -> None:
-    from desim.study.model_error import Family
+    from desim.study.compare.model_error import Family
 
     known = [Family("", 5, "x"), Family("policies", 3, "y"), Family("policies.schedule", 4, "z")]
     assert families_of(["policies.schedule"], known) == {known[2]: ["policies.schedule"]}

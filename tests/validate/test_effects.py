@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from desim.api import Prediction
 from desim.spec.scenario import Scenario
+from desim.study.compare.model_error import TABLE as ERRORS
 from desim.validate.effects import effect_of, summary
 from desim.validate.effects_file import EffectsFile, read_effects
 from desim.validate.measurements import Measurement, read_measurements
@@ -177,7 +178,7 @@ def test_ascending_pairs_neighbours_and_equal_words_keep_dates_apart() -> None:
 
 def test_the_errors_of_the_model_are_by_fields_of_a_scenario() -> None:
     """Every key is the beginning of a path; a default stands for the others."""
-    table = YAML(typ="safe").load((ROOT / "desim" / "study" / "model_error.yaml").read_text())
+    table = YAML(typ="safe").load(ERRORS.read_text())
     assert "default" in table
     wanted = {"policies.schedule", "policies.recompute", "policies.overlap.tensor", "kernels",
         "parallel.tensor", "parallel.context", "parallel.zero", "workload.micro_batch",

@@ -1,7 +1,7 @@
-"""Errors of effects by field of the scenario, as `desim/study/model_error.yaml` holds them.
+"""Errors of effects by field of the scenario: makes `desim/study/compare/model_error.yaml`.
 
 python -m desim validate validation/step_time.csv --effects OUT.md --json effects.json
-python validation/fit/model_error.py effects.json > desim/study/model_error.yaml
+python validation/fit/model_error.py effects.json > desim/study/compare/model_error.yaml
 """
 
 from __future__ import annotations

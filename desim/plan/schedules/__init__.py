@@ -1,7 +1,8 @@
 """Pipeline schedules: the order of micro-batch passes on each stage.
 
 A schedule is one function in one file and one line in `SCHEDULES`, or, where it depends on how long
-passes take, in `AUTOMATIC`; what is special about it is said by the sets below.
+passes take, in `AUTOMATIC`; what is special about it is said by the sets below, whose families
+`desim/spec/schedules.py` lists.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from desim.plan.schedules.gpipe import gpipe
 from desim.plan.schedules.interleaved import interleaved
 from desim.plan.schedules.one_f_one_b import one_f_one_b
 from desim.plan.schedules.zero_bubble import zb_h1, zb_h2
+from desim.spec.schedules import DUALPIPE, INTERLEAVED, TWO_CHUNKS, ZERO_BUBBLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +38,11 @@ SCHEDULES: dict[str, Callable[[int, int, int, int], list[Pass]]] = {
 #: scenario's `policies.schedule_memory`.
 AUTOMATIC: dict[str, float | None] = {"zb_1p": 1, "zb_2p": 2, "zb_v": 1, "zb_auto": None}
 #: Schedules that place weight gradients apart from the rest of the backward pass.
-SPLIT = frozenset(("zb_h1", "zb_h2", "dualpipe", "dualpipe_v", *AUTOMATIC))
+SPLIT = frozenset((*ZERO_BUBBLE, *DUALPIPE))
 #: Schedules in which a stage holds several chunks of the model.
-MANY_CHUNKS = frozenset(("interleaved", "breadth_first", "zb_v", "dualpipe", "dualpipe_v"))
+MANY_CHUNKS = frozenset((*INTERLEAVED, *TWO_CHUNKS, "dualpipe"))
 #: Schedules whose second chunk runs from the last stage back to the first.
-FOLDED_BACK = frozenset(("zb_v", "dualpipe", "dualpipe_v"))
+FOLDED_BACK = frozenset((*TWO_CHUNKS, "dualpipe"))
 #: Schedules whose second chunk is a part that another stage's first chunk is too.
 MIRRORED = frozenset(("dualpipe",))
 

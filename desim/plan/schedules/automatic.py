@@ -29,10 +29,15 @@ _SHAPES = ((1.0, 1.0, 1.0, 0.0), (2.0, 2.0, 1.0, 0.0), (3.0, 3.0, 2.0, 0.3))
 #: on, over the number of stages from it to the last; the memory limit is tried as well.
 _AHEAD = (1, 2, 2.125)
 _STEADY = (1, 2)
-#: Micro-batches per stage that the search plays beyond the memory limit; then all are played.
+#: Micro-batches per stage that the search plays beyond the memory limit. A long V has not settled
+#: by then: so many of the best play so many times as many, and the best of these all.
 _ROUNDS = 1
+_FINALISTS = 5
+_LONGER = 4
 
 _Orders = list[list[Pass]]
+#: Number of a pattern, and the gap that a weight gradient fills.
+_Choice = tuple[int, float]
 
 
 def automatic(costs: Costs, micro_batches: int, limit: float, *, joined: bool) -> _Orders:
@@ -44,21 +49,29 @@ def automatic(costs: Costs, micro_batches: int, limit: float, *, joined: bool) -
     else it lasts as long as the busiest stage takes.
     """
     few = min(micro_batches, ceil((_ROUNDS + limit) * costs.stages))
-    best_s, chosen = float("inf"), (0, 0.0)
-    for number, make in enumerate(_patterns(costs, limit)):
-        pattern = make(few)
-        for gap in _GAPS:
-            greedy = Greedy(costs, few, limit, gap, pattern)
+    makers = patterns(costs, limit)
+    tried = [(number, gap) for number in range(len(makers)) for gap in _GAPS]
+    for count in dict.fromkeys((few, min(micro_batches, few * _LONGER))):
+        made = {number: makers[number](count) for number, _ in tried}
+        lengths_s = []
+        for number, gap in tried:
+            greedy = Greedy(costs, count, limit, gap, made[number])
             greedy.run()
             played = greedy.played
-            length_s = played.whole_s if joined else played.longest_s
-            if length_s < best_s * (1 - _SLACK):
-                best_s, chosen = length_s, (number, gap)
-    pattern = _patterns(costs, limit)[chosen[0]](micro_batches)
-    return Greedy(costs, micro_batches, limit, chosen[1], pattern).run()
+            lengths_s.append(played.whole_s if joined else played.longest_s)
+        tried = _shortest(tried, lengths_s)
+    number, gap = tried[0]
+    return Greedy(costs, micro_batches, limit, gap, makers[number](micro_batches)).run()
 
 
-def _patterns(costs: Costs, limit: float) -> list[Callable[[int], _Orders]]:
+def _shortest(tried: list[_Choice], lengths_s: list[float]) -> list[_Choice]:
+    """The choices that took least, of those that took as long the first."""
+    least_s = min(lengths_s) * (1 + _SLACK)
+    order = sorted(range(len(tried)), key=lambda at: (max(lengths_s[at], least_s), at))
+    return [tried[at] for at in order[:_FINALISTS]]
+
+
+def patterns(costs: Costs, limit: float) -> list[Callable[[int], _Orders]]:
     """Return makers of orders of forward and backward passes, for a number of micro-batches.
 
     They hold at most `limit` x p micro-batches.

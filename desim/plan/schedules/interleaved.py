@@ -14,9 +14,9 @@ def interleaved(stage: int, stages: int, micro_batches: int, chunks: int) -> lis
 
     Where m is no multiple of p, the m/p rounds, rounded down, are as equal as they can be, the
     first ones one micro-batch longer: none is shorter than p, so that no chunk waits for the one
-    before it (PyTorch's ScheduleInterleaved1F1B; Megatron-LM's
-    `--microbatch-group-size-per-virtual-pipeline-stage`). A round of r > p holds (v-1)(r-p) more
-    chunk activations.
+    before it. PyTorch's ScheduleInterleaved1F1B does the same and refuses unequal rounds; Megatron-
+    LM's `--microbatch-group-size-per-virtual-pipeline-stage` makes all but the last as long as it
+    says. A round of r > p holds (v-1)(r-p) more chunk activations.
     """
     rounds = _rounds(micro_batches, stages)
     total = micro_batches * chunks

@@ -102,7 +102,8 @@ def multiprocessors_exist(scenario: Scenario) -> Iterator[Finding]:
             continue
         path = f"policies.resources.{name}"
         if chosen > system.device.sms:
-            rule = f"{system.device.name} has {system.device.sms} multiprocessors"
+            have = f"the multiprocessors of {system.device.name}"
+            rule = f"cannot be more than {have}: {chosen} > {system.device.sms}"
             yield Finding(path, rule, chosen, f"its own constant: {getattr(own, name)}")
         elif name == "nvls_sms" and not system.nvls:
             text = f"has no effect: {system.name} has no in-switch reduction"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from desim.spec.scenario import Scenario
+from desim.spec.schedules import INTERLEAVED, TWO_CHUNKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,6 @@ def micro_batches(scenario: Scenario) -> int | None:
         return None
     count, rest = divmod(scenario.workload.global_batch, size * scenario.workload.micro_batch)
     return count if rest == 0 and count > 0 else None
-
-
-#: Schedules that use `virtual_stages`.
-INTERLEAVED = ("interleaved", "breadth_first")
-#: Schedules with two chunks of the model on each stage.
-TWO_CHUNKS = ("zb_v", "dualpipe_v")
 
 
 def num_chunks(scenario: Scenario) -> int:

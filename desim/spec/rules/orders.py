@@ -27,7 +27,7 @@ def orders_can_be_played(scenario: Scenario) -> Iterator[Finding]:
     custom = policies.custom
     if custom is None:
         rule = "schedule custom needs the orders of its stages"
-        hint = "policies.custom: {orders: [F0 F1 B0 B1, F0 B0 F1 B1]}"
+        hint = "as in policies.schedule: {orders: [F0 F1 B0 B1, F0 B0 F1 B1]}"
         yield Finding("policies.schedule", rule, "custom", hint)
         return
     if len(custom.orders) != stages:
@@ -43,7 +43,7 @@ def orders_can_be_played(scenario: Scenario) -> Iterator[Finding]:
         for text in (*_incomplete(custom, order, count), *_out_of_order(order))
         for text in [f"stage {stage} {text}"]
     ]
-    found = complete or [*_crossing(custom)][:1] or [*_circle(custom)]
+    found = complete or [*_crossing(custom)][:1] or [*circle(custom)]
     for text in found[: 2 * _SHOWN]:
         yield Finding(_PATH, text)
 
@@ -146,7 +146,7 @@ def _crossing(custom: Custom) -> Iterator[str]:
             latest[lane] = max(latest.get(lane, (sent, place)), (sent, place))
 
 
-def _circle(custom: Custom) -> Iterator[str]:
+def circle(custom: Custom) -> Iterator[str]:
     """The stages that wait for each other for ever, with the passes that they wait at and for."""
     places = _places(custom)
     last = len(places) * custom.chunks - 1

@@ -9,6 +9,7 @@ from desim.spec.rules.finding import (
     Rule,
     divisors,
     micro_batches,
+    num_chunks,
 )
 from desim.spec.scenario import Scenario, SlowDevice
 from desim.spec.workload import Dlrm, Transformer
@@ -106,6 +107,19 @@ def recompute_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
             yield Finding("policies.recompute_modules", text, name, note=True)
 
 
+def recomputed_layers_exist(scenario: Scenario) -> Iterator[Finding]:
+    """A number of layers to recompute beyond those of a stage, or virtual stage, means all."""
+    policies, model = scenario.policies, scenario.workload.model
+    layers = policies.recompute_layers
+    if layers is None or policies.recompute == "none" or not isinstance(model, Transformer):
+        return
+    chunks = num_chunks(scenario)
+    most = max(scenario.parallel.stage_layers or [-(-model.layers // chunks)])
+    if layers > most:
+        text = f"is taken as {most}: no {'virtual ' if chunks > scenario.parallel.pipeline else ''}"
+        yield Finding("policies.recompute_layers", f"{text}stage has more layers", note=True)
+
+
 def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
     """Chunked overlap cuts all-gathers and reduce-scatters, which sequence parallelism makes."""
     parallel = scenario.parallel
@@ -116,8 +130,12 @@ def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
         text = "has no effect: parallel.tensor is 1, there is nothing to cut"
         yield Finding(path, text, "chunked", note=True)
     elif not parallel.sequence:
-        rule = "cuts all-gathers and reduce-scatters; without sequence parallelism there are none"
-        yield Finding(path, rule, "chunked", "set parallel.sequence: true, or megatron")
+        rule = (
+            "chunked overlap cuts all-gathers and reduce-scatters; without sequence parallelism"
+            " there are none"
+        )
+        hint = "set parallel.sequence: true, or overlap.tensor: megatron"
+        yield Finding(path, rule, "chunked", hint)
 
 
 def chunks_fit(scenario: Scenario) -> Iterator[Finding]:
@@ -244,6 +262,7 @@ RULES = (
     Rule(kernels_have_effect, ("kernels", "workload.model")),
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(recompute_choices_are_used, ("policies", "workload.model")),
+    Rule(recomputed_layers_exist, ("policies", "workload.model", "parallel")),
     Rule(
         chunks_need_sequence_parallelism,
         ("policies.overlap.tensor", "parallel.tensor", "parallel.sequence"),

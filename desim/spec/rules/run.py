@@ -78,6 +78,11 @@ def _touch(path: Path, other: Path) -> bool:
 
 def _mistake(finding: Finding, root: Node) -> Mistake:
     file, line = locate(keys(finding.path), root)
-    value = "" if finding.value == "" else repr(finding.value)
+    value = "" if finding.value == "" else _shown(finding.value)
     value = value if len(value) <= 60 else f"{value[:57]}..."
     return Mistake(finding.path, finding.rule, value, finding.hint, file, line)
+
+
+def _shown(value: object) -> str:
+    """Write a value as YAML has it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
 from desim.spec.rules.finding import (
-    INTERLEAVED,
-    TWO_CHUNKS,
     Finding,
     Rule,
     data_size,
@@ -14,6 +13,7 @@ from desim.spec.rules.finding import (
     nearest_multiples,
 )
 from desim.spec.scenario import Scenario
+from desim.spec.schedules import DUALPIPE, INTERLEAVED, TWO_CHUNKS, ZERO_BUBBLE
 
 SCHEDULE = ("policies.schedule", "parallel.virtual_stages", "parallel.pipeline")
 BATCH = (
@@ -75,7 +75,7 @@ def micro_batches_fill(scenario: Scenario) -> Iterator[Finding]:
     workload = scenario.workload
     unit = workload.micro_batch * size
     filled = {"zb_h2": 2 * stages - 1, "zb_2p": 2 * stages - 1}.get(schedule, stages)
-    if schedule.startswith("zb_") and count < filled:
+    if schedule in ZERO_BUBBLE and count < filled:
         text = (
             f"{count} micro-batches ({workload.global_batch} / {unit}) leave bubbles that schedule"
             f" {schedule} fills from {filled} on"
@@ -98,7 +98,7 @@ def splitting_fits(scenario: Scenario) -> Iterator[Finding]:
     """
     parallel, policies = scenario.parallel, scenario.policies
     schedule, stages = policies.schedule, parallel.pipeline
-    if schedule.startswith(("zb_", "dualpipe")) and stages < 2:
+    if schedule in (*ZERO_BUBBLE, *DUALPIPE) and stages < 2:
         rule = f"schedule {schedule} needs pipeline >= 2: one stage has no bubble to fill"
         yield Finding("parallel.pipeline", rule, stages, "or set schedule: 1f1b")
     elif schedule == "dualpipe" and stages % 2:
@@ -110,8 +110,9 @@ def splitting_fits(scenario: Scenario) -> Iterator[Finding]:
     if schedule == "zb_auto" and policies.schedule_memory * stages < 1:
         held = policies.schedule_memory * stages
         rule = f"leaves no room for one micro-batch: {policies.schedule_memory:g} x {stages} stages"
-        hint = f"at least {1 / stages:.4g}"
-        yield Finding("policies.schedule_memory", f"{rule} = {held:g}", held, hint)
+        hint = f"at least {ceil(1e4 / stages) / 1e4:g}"
+        chosen = policies.schedule_memory
+        yield Finding("policies.schedule_memory", f"{rule} = {held:g}", chosen, hint)
 
 
 def schedule_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
@@ -130,7 +131,7 @@ def schedule_choices_are_used(scenario: Scenario) -> Iterator[Finding]:
     elif validated is True and scenario.parallel.pipeline == 1:
         text = "has no effect without a pipeline: there is no stage before"
         yield Finding("policies.post_validation", text, validated, note=True)
-    elif validated is False and not schedule.startswith("zb_"):
+    elif validated is False and schedule not in ZERO_BUBBLE:
         text = f"has no effect under schedule {schedule}: it waits for the norm of all gradients"
         yield Finding("policies.post_validation", text, validated, note=True)
 

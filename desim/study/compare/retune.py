@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from desim.api import predict, predict_memory
 from desim.errors import DeadlockError, Mistake, SpecError
+from desim.pool import Pool
 from desim.spec.load import load_scenario
-from desim.study.variants import override
-from desim.validate.pool import Pool
+from desim.study.axis import override
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from desim.spec.scenario import Scenario
-    from desim.study.variants import Source, Variant
+    from desim.study.compare.variants import Source, Variant
 
 #: What can be retuned -> its path.
 PATHS = {"micro_batch": "workload.micro_batch", "recompute": "policies.recompute"}

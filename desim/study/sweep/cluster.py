@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
 from desim.spec.load import load_scenario
-from desim.study.journal import Finished
-from desim.study.work import play
+from desim.study.sweep.journal import Finished
+from desim.study.sweep.play import play
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from desim.study.work import Task
+    from desim.study.sweep.play import PointSource
 
 _CONNECT_S = 10
 _WORKERS_S = 30
@@ -57,25 +57,27 @@ class Cluster:
         """Let go of the scheduler; what it has not started is not played."""
         self._client.close()
 
-    def play(self, tasks: Sequence[Task], finished: Callable[[int, Finished], None]) -> None:
+    def play(
+        self, sources: Sequence[PointSource], finished: Callable[[int, Finished], None]
+    ) -> None:
         """Play points and say of each what came of it as soon as it has ended.
 
         The scheduler gives points of a worker that is lost to another; one that has killed several
         is lost.
         """
-        ahead = iter(enumerate(tasks))
+        ahead = iter(enumerate(sources))
         numbers: dict[Any, int] = {}
         done = self._as_completed()
 
         def submit() -> None:
-            number, task = next(ahead, (-1, None))
-            if task is not None:
-                scenario = load_scenario(task.base, task.overrides).scenario
+            number, source = next(ahead, (-1, None))
+            if source is not None:
+                scenario = load_scenario(source.base, source.overrides).scenario
                 future = self._client.submit(play, scenario, pure=False)
                 numbers[future] = number
                 done.add(future)
 
-        for _ in range(min(_AHEAD, len(tasks))):
+        for _ in range(min(_AHEAD, len(sources))):
             submit()
         for future in done:
             finished(numbers.pop(future), _result(future))

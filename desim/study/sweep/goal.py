@@ -20,6 +20,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
+_LANES = ("tp", "cp", "ep", "dp", "pp", "host")
 _CONSTRAINT = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:(<=|>=|<|>)\s*(.+?)\s*)?")
 
 
@@ -85,7 +86,7 @@ def _limit(text: str) -> float:
 
 def unknown_name(name: str, known: Collection[str]) -> str:
     """Return a hint where the summary has no scalar of this name, else nothing."""
-    if name in known:
+    if name in known or _of_other_points(name, known):
         return ""
     close = difflib.get_close_matches(name, known, n=1)
     below = [other for other in known if other.startswith(f"{name}.")]
@@ -94,3 +95,12 @@ def unknown_name(name: str, known: Collection[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"scalars: {', '.join(sorted(known)[:8])}, ..."
+
+
+def _of_other_points(name: str, known: Collection[str]) -> bool:
+    """Whether a name differs from a known one in its lane or stage, which other points may have."""
+
+    def shape(text: str) -> list[str]:
+        return ["*" if part.isdigit() or part in _LANES else part for part in text.split(".")]
+
+    return "*" in shape(name) and shape(name) in map(shape, known)

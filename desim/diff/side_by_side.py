@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class SideBySide:
     """A trace of a real run beside the results of a simulated one."""
 
     trace_file: Path
@@ -50,8 +50,8 @@ class Difference:
         return tuple(sorted(rows, key=lambda row: (-abs(row.difference_s), row.name)))
 
 
-def compare(trace_file: Path, folder: Path, wanted: int | None = None) -> Difference:
-    """Compare a trace with a folder of results; raises SpecError for what cannot be read.
+def side_by_side(trace_file: Path, folder: Path, wanted: int | None = None) -> SideBySide:
+    """Put a trace beside a folder of results; raises SpecError for what cannot be read.
 
     `wanted` is the simulated rank; None: the one that stands for the trace's.
     """
@@ -61,7 +61,7 @@ def compare(trace_file: Path, folder: Path, wanted: int | None = None) -> Differ
     alike = _alike(trace)
     mine = summarize(alike(trace.activities), len(trace.steps), trace.step_s, UNKNOWN)
     ours = summarize(alike(simulated.activities), simulated.steps, simulated.step_s, UNKNOWN)
-    return Difference(
+    return SideBySide(
         trace_file=trace_file,
         folder=folder,
         trace=trace,
@@ -125,34 +125,34 @@ def _rows(mine: Mapping[str, Entry], ours: Mapping[str, Entry]) -> tuple[Row, ..
     )
 
 
-def as_json(difference: Difference) -> dict[str, Any]:
+def as_json(found: SideBySide) -> dict[str, Any]:
     """Return what `--json` prints; seconds per step."""
-    trace, simulated = difference.trace, difference.simulated
+    trace, simulated = found.trace, found.simulated
     return {
         "trace": {
-            "file": str(difference.trace_file),
+            "file": str(found.trace_file),
             "rank": trace.rank,
             "ranks": trace.ranks,
             "steps": [{"number": number, "seconds": seconds} for number, seconds in trace.steps],
         },
         "result": {
-            "folder": str(difference.folder),
+            "folder": str(found.folder),
             "name": simulated.name,
             "rank": simulated.rank,
             "like_it": simulated.like_it,
             "ranks": simulated.devices,
         },
         "step_time_s": {
-            "measured": difference.step.measured.seconds,
-            "simulated": difference.step.simulated.seconds,
+            "measured": found.step.measured.seconds,
+            "simulated": found.step.simulated.seconds,
         },
-        "parts": [_told(row) for row in difference.parts],
-        "kernels": [_told(row) for row in difference.kernels],
-        "collectives": [_told(row) for row in difference.collectives],
-        "largest": [row.name for row in difference.largest],
+        "parts": [_told(row) for row in found.parts],
+        "kernels": [_told(row) for row in found.kernels],
+        "collectives": [_told(row) for row in found.collectives],
+        "largest": [row.name for row in found.largest],
         "unknown": [
             {"name": name, "measured_s": entry.seconds, "measured_count": entry.count}
-            for name, entry in _by_time(difference.unknown)
+            for name, entry in _by_time(found.unknown)
         ],
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,15 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
+from desim.pool import Pool, processes_of
 from desim.report.progress import Bar
-from desim.study.cluster import Cluster
-from desim.study.goal import unknown_name
-from desim.study.journal import Finished, Journal
-from desim.study.points import MANY, Point, number_of_points, overrides_of, points, require_paths
-from desim.study.study_file import Study, read_study
-from desim.study.table import frame_of
-from desim.study.work import Prepared, Task, hungry, lost, never, play_task, prepare, unread
-from desim.validate.pool import Pool
+from desim.study.sweep.cluster import Cluster
+from desim.study.sweep.goal import unknown_name
+from desim.study.sweep.journal import Finished, Journal
+from desim.study.sweep.play import (
+    PointSource,
+    Prepared,
+    hungry,
+    lost,
+    never,
+    play_point,
+    prepare,
+    unread,
+)
+from desim.study.sweep.points import (
+    MANY,
+    Point,
+    number_of_points,
+    overrides_of,
+    points,
+    require_paths,
+)
+from desim.study.sweep.study_file import Study, read_study
+from desim.study.sweep.table import frame_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,15 +99,6 @@ def sweep(
     return frame_of(swept.rows, [axis.path for axis in read.axes])
 
 
-def processes_of(jobs: int | None) -> int:
-    """Return a number of processes; raises SpecError for one that cannot be."""
-    if jobs is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if jobs < 1:
-        raise SpecError([Mistake("--jobs", "must be at least 1", str(jobs))])
-    return jobs
-
-
 def require_points(study: Study, where: Where, *, yes: bool) -> None:
     """Refuse a study with wrong paths, without points, or with very many that `yes` is not said to.
 
@@ -102,10 +108,10 @@ def require_points(study: Study, where: Where, *, yes: bool) -> None:
     number = number_of_points(study)
     if number <= MANY or yes:
         return
-    task = Task(study.base, overrides_of(study, next(points(study))))
-    play_task(task)
+    source = PointSource(study.base, overrides_of(study, next(points(study))))
+    play_point(source)
     began_s = time.perf_counter()
-    play_task(task)
+    play_point(source)
     each_s = time.perf_counter() - began_s
     many = f"{number:,} points, more than {MANY:,}"
     if where.cluster is None:
@@ -128,6 +134,7 @@ def run_study(study: Study, where: Where, bar: Bar) -> Swept:
     """Play the points of a study that the journal does not have.
 
     Raises KeyboardInterrupt and OSError as they come; what had finished by then is in the journal.
+    Where SpecError says what is wrong with the study, a journal without points is gone again.
     """
     swept = Swept(study, list(points(study)))
     journal = None
@@ -135,6 +142,10 @@ def run_study(study: Study, where: Where, bar: Bar) -> Swept:
         journal = Journal(where.folder, study.name, resume=where.resume)
     try:
         _play_points(swept, where, journal, bar)
+    except SpecError:
+        if journal is not None:
+            journal.discard()
+        raise
     finally:
         bar.clear()
         if journal is not None:
@@ -145,33 +156,36 @@ def run_study(study: Study, where: Where, bar: Bar) -> Swept:
 def _play_points(swept: Swept, where: Where, journal: Journal | None, bar: Bar) -> None:
     """Find the scenario of every point, play each once that is not known, and line them up."""
     study = swept.study
-    tasks = [Task(study.base, overrides_of(study, point)) for point in swept.points]
-    bar.begin("reading points", len(tasks) * _EACH)
-    reading: Pool[Task, Prepared] = Pool(where.processes, prepare, unread, never)
-    prepared = reading.map(tasks, lambda _: _EACH, bar.done)
+    sources = [PointSource(study.base, overrides_of(study, point)) for point in swept.points]
+    bar.begin("reading points", len(sources) * _EACH)
+    reading: Pool[PointSource, Prepared] = Pool(where.processes, prepare, unread, never)
+    prepared = reading.map(sources, lambda _: _EACH, bar.done)
     known = dict(journal.found) if journal is not None else {}
-    asked = {p.key: task for p, task in zip(prepared, tasks, strict=True) if p.key}
+    asked = {p.key: source for p, source in zip(prepared, sources, strict=True) if p.key}
     swept.kept = len(asked.keys() & known.keys())
-    left = [(key, task) for key, task in asked.items() if key not in known]
+    left = [(key, source) for key, source in asked.items() if key not in known]
     for finished in known.values():
         _require_goal(study, finished)
 
     def keep(number: int, finished: Finished) -> None:
         key = left[number][0]
+        if not any(other.scalars for other in known.values()):
+            _require_goal(study, finished)
         known[key] = finished
         if journal is not None and not finished.again:
             journal.add(key, finished)
         swept.played += 1
-        _require_goal(study, finished)
 
     bar.begin("playing points", len(left) * _EACH)
-    _play([task for _, task in left], where, keep, bar)
+    _play([source for _, source in left], where, keep, bar)
     swept.finished = [known[p.key] if p.key else Finished({}, p.error) for p in prepared]
 
 
-def _play(tasks: list[Task], where: Where, keep: Callable[[int, Finished], None], bar: Bar) -> None:
+def _play(
+    sources: list[PointSource], where: Where, keep: Callable[[int, Finished], None], bar: Bar
+) -> None:
     """Play points where the study is to be played; `keep` is told of each as it ends."""
-    if where.cluster is not None and tasks:
+    if where.cluster is not None and sources:
         cluster = Cluster(where.cluster)
 
         def done(number: int, finished: Finished) -> None:
@@ -179,12 +193,12 @@ def _play(tasks: list[Task], where: Where, keep: Callable[[int, Finished], None]
             bar.done(_EACH)
 
         try:
-            cluster.play(tasks, done)
+            cluster.play(sources, done)
         finally:
             cluster.close()
         return
-    playing: Pool[Task, Finished] = Pool(where.processes, play_task, lost, hungry)
-    playing.map(tasks, lambda _: _EACH, bar.done, keep)
+    playing: Pool[PointSource, Finished] = Pool(where.processes, play_point, lost, hungry)
+    playing.map(sources, lambda _: _EACH, bar.done, keep)
 
 
 def _require_goal(study: Study, finished: Finished) -> None:

@@ -8,7 +8,7 @@ from multiprocessing import active_children
 
 import pytest
 
-from desim.validate.pool import Pool
+from desim.pool import Pool
 
 
 def double(item: int) -> int:

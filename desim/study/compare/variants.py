@@ -14,6 +14,7 @@ from desim.errors import Mistake, SpecError
 from desim.spec.load import load_scenario
 from desim.spec.nodes import plain
 from desim.spec.yaml_source import read_text
+from desim.study.axis import Axis, override
 
 if TYPE_CHECKING:
     from desim.spec.scenario import Scenario
@@ -22,14 +23,6 @@ Source: TypeAlias = str | Path | Mapping[str, Any]
 #: More than these nobody reads beside each other, and a page holds no more timelines.
 MAX_VARIANTS = 32
 _LONGEST_VALUE = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A path of a scenario and the values that it takes in turn."""
-
-    path: str
-    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +40,6 @@ class Variant:
     notes: tuple[str, ...] = ()
     remark: str = ""
     """What was chosen for it, where it was retuned."""
-
-
-def override(path: str, value: Any) -> str:
-    """Return `path=value` as `--set` takes it, for any value that YAML can hold."""
-    return f"{path}={json.dumps(value, ensure_ascii=False)}"
 
 
 def parse_axis(text: str) -> Axis:
@@ -146,8 +134,25 @@ def varied(
         found.append(Variant(name, source, own, dict(setting), loaded.scenario, loaded.notes))
     if refused:
         raise SpecError(named_mistakes(refused, len(names)))
-    require_distinct(found)
-    return found
+    return _said_of_equals(found)
+
+
+def _said_of_equals(variants: Sequence[Variant]) -> list[Variant]:
+    """Note of a variant that its values come to an earlier one's scenario: nothing can differ."""
+    first: dict[str, str] = {}
+    noted = []
+    for variant in variants:
+        other = first.setdefault(_identity(variant), variant.name)
+        if other != variant.name:
+            note = f"comes to the same scenario as {other}"
+            variant = replace(variant, notes=(*variant.notes, note))
+        noted.append(variant)
+    return noted
+
+
+def _identity(variant: Variant) -> str:
+    """Return all that a scenario says, but for its name."""
+    return variant.scenario.model_copy(update={"name": "job"}).model_dump_json(by_alias=True)
 
 
 def _said_of_axis(mistake: Mistake, setting: Mapping[str, Any]) -> Mistake:
@@ -175,13 +180,13 @@ def named_mistakes(refused: Mapping[str, tuple[Mistake, ...]], number: int) -> l
 
 
 def require_distinct(variants: Sequence[Variant]) -> None:
-    """Refuse two variants that are one scenario: values that mean the same, a file given twice."""
+    """Refuse two variants that are one scenario, such as a file that is given twice."""
     seen: dict[str, str] = {}
     for variant in variants:
-        key = variant.scenario.model_copy(update={"name": "job"}).model_dump_json(by_alias=True)
+        key = _identity(variant)
         if key in seen:
-            rule = f"is the same scenario as {seen[key]}"
-            raise SpecError([Mistake("", rule, file=f"variant {variant.name}")])
+            rule, hint = f"is the same scenario as {seen[key]}", "change a value in one of them"
+            raise SpecError([Mistake("", rule, hint=hint, file=f"variant {variant.name}")])
         seen[key] = variant.name
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,12 +14,12 @@ from desim.spec import overrides as overriding
 from desim.spec.catalogue import Catalogue, roots_from
 from desim.spec.nodes import Node, from_plain
 from desim.spec.yaml_source import read_file
-from desim.study.study_file import same
+from desim.study.axis import override, same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from desim.study.study_file import Study
+    from desim.study.sweep.study_file import Study
 
 #: More points than this are not started without being asked twice.
 MANY = 10_000
@@ -71,11 +70,6 @@ def overrides_of(study: Study, point: Point) -> tuple[str, ...]:
     """Return a point as `path=value` texts over the base of its study."""
     axes = zip((axis.path for axis in study.axes), point.values, strict=True)
     return tuple(override(path, value) for path, value in (*study.settings, *axes))
-
-
-def override(path: str, value: Any) -> str:
-    """Write a value as `--set` takes it; JSON is YAML on one line."""
-    return f"{path}={json.dumps(value)}"
 
 
 def require_paths(study: Study) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import IO, TYPE_CHECKING, Any
 
-from desim.calibrate.journal import drop_cut_line
 from desim.errors import Mistake, SpecError
+from desim.export.files import drop_cut_line
 from desim.spec.text_file import shown
 
 if TYPE_CHECKING:
@@ -53,6 +54,14 @@ class Journal:
     def add(self, key: str, finished: Finished) -> None:
         """Append a point and bring it to the disk; raises OSError where that fails."""
         self._write({"key": key, "error": finished.error, "scalars": finished.scalars})
+
+    def discard(self) -> None:
+        """Remove a journal that holds no point, and its folder where nothing else is in it."""
+        if self.file.read_bytes().count(b"\n") > 1:
+            return
+        self.file.unlink()
+        with suppress(OSError):
+            self.file.parent.rmdir()
 
     def close(self) -> None:
         """Let go of the file."""

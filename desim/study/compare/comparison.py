@@ -10,17 +10,19 @@ from desim.analyze.difference import category_seconds, difference
 from desim.errors import DeadlockError, SpecError
 from desim.export.chrome import write_traces
 from desim.export.files import write_aside
+from desim.pool import processes_of
 from desim.report.compared import Compared, verdict
 from desim.report.comparison import render_comparison
 from desim.report.comparison_page import write_comparison_page
 from desim.spec.dump import dump_scenario
-from desim.study import model_error
-from desim.study.play import all_cores, play_all, tasks_of
-from desim.study.scenarios import differences, given
-from desim.study.variants import named_mistakes
+from desim.study.compare import model_error
+from desim.study.compare.given import differences, given
+from desim.study.compare.play import play_all, plays_of
+from desim.study.compare.variants import named_mistakes
+from desim.study.scalars import scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from desim.record import Record
     from desim.report.comparison_page import Drawn
     from desim.spec.scenario import Scenario
-    from desim.study.play import Outcome
-    from desim.study.variants import Source, Variant
+    from desim.study.compare.play import Outcome
+    from desim.study.compare.variants import Source, Variant
 
 PAGE, TRACE, NUMBERS = "compare.html", "trace.json.gz", "compare.json"
 RESOLVED = "variant_{}.resolved.yaml"
@@ -109,8 +111,8 @@ def compare_variants(
     `draw`: whether a page or a trace is to be written. `begin` and `done` are told how far it is.
     Raises SpecError where one cannot be run and DeadlockError where one cannot finish, by its name.
     """
-    tasks = tasks_of([variant.scenario for variant in variants], draw=draw)
-    outcomes = play_all(tasks, all_cores() if processes is None else processes, begin, done)
+    plays = plays_of([variant.scenario for variant in variants], draw=draw)
+    outcomes = play_all(plays, processes_of() if processes is None else processes, begin, done)
     _require_played(variants, outcomes)
     known = model_error.families()
     runs = tuple(
@@ -182,10 +184,11 @@ def compare(
 ) -> pd.DataFrame:
     """Play scenarios (or files, or mappings) and return a frame with a row for each.
 
-    Columns: `name`; the paths in which the scenarios differ; the scalars of the summary, with the
-    largest of `peak_memory_bytes`; `CATEGORY_s`, seconds of the step by category;
-    `difference_step_time_s` and `difference_CATEGORY_s`, how much more than in the first;
-    `within_model_error`. All cores are used unless `processes` says otherwise.
+    Columns: `name`; the paths in which the scenarios differ; the scalars of the summary, named as
+    by `desim.sweep` (`peak_memory_bytes.max` is the largest of all stages); `CATEGORY_s`,
+    seconds of the step by category; `difference_step_time_s` and `difference_CATEGORY_s`, how much
+    more than in the first; `within_model_error`. All cores are used unless `processes` says
+    otherwise.
 
     Raises SpecError with every mistake of each scenario.
     """
@@ -196,17 +199,11 @@ def compare(
 
 
 def _row(run: Compared, first: bool) -> dict[str, Any]:
-    scalars: Mapping[str, Any] = {
-        key: value
-        for key, value in run.summary.items()
-        if isinstance(value, (bool, int, float, str)) and key != "name"
-    }
     seconds = category_seconds(run.summary)
     return {
         "name": run.name,
         **run.setting,
-        **scalars,
-        "peak_memory_bytes": run.peak_bytes,
+        **scalars(run.summary),
         **{f"{category}_s": value for category, value in seconds.items()},
         "difference_step_time_s": run.difference.step_time_s,
         **{f"difference_{c}_s": value for c, value in run.difference.by_category.items()},

@@ -13,19 +13,11 @@ from desim.spec.nodes import Node, dotted, from_plain, plain
 from desim.spec.nodes import Path as KeyPath
 from desim.spec.text_file import shown
 from desim.spec.yaml_source import read_file
-from desim.study.goal import Constraint, Objective, read_constraint
-from desim.study.ranges import spread
+from desim.study.axis import Axis, same
+from desim.study.sweep.goal import Constraint, Objective, read_constraint
+from desim.study.sweep.ranges import spread
 
 KEYS = ("study", "base", "set", "axes", "zip", "when", "objective", "constraints")
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A path of the scenario and the values that it takes."""
-
-    path: str
-    values: tuple[Any, ...]
-    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +56,17 @@ def read_study(source: str | Path | Mapping[str, Any]) -> Study:
         except TypeError as error:
             raise SpecError([Mistake("", str(error))]) from None
     else:
-        root, folder = read_file(Path(source), mistakes), Path(source).parent
+        root, folder = _read(Path(source), mistakes), Path(source).parent
         root.file = root.file or shown(Path(source))
     reader = _Reader(root, folder, mistakes)
     study = reader.study()
     if mistakes or study is None:
         raise SpecError(sorted(mistakes, key=lambda m: (m.line == 0, m.line)))
     return study
+
+
+def _read(file: Path, mistakes: list[Mistake]) -> Node:
+    return read_file(file, mistakes, needs="study, base and axes")
 
 
 class _Reader:
@@ -86,6 +82,10 @@ class _Reader:
         keys = self._mapping(self._root, ())
         if keys is None:
             return None
+        if {"workload", "cluster"} <= keys.keys() and not {"study", "axes"} & keys.keys():
+            hint = f"python -m desim {self._root.file} plays it; a study names it as its base"
+            self._note(self._root, (), "is a scenario, not a study", hint=hint)
+            return None
         for key, node in keys.items():
             if key not in KEYS:
                 close = difflib.get_close_matches(key, KEYS, n=1)
@@ -95,7 +95,7 @@ class _Reader:
         return Study(
             name=self._name(keys.get("study")),
             base=self._base(keys.get("base")),
-            settings=self._settings(keys.get("set")),
+            settings=self._settings(keys.get("set"), axes),
             groups=self._groups(keys.get("zip"), axes),
             when=self._when(keys.get("when"), axes),
             objective=self._objective(keys.get("objective")),
@@ -135,10 +135,13 @@ class _Reader:
             self._note(node, ("base",), "must be a path or a mapping", repr(plain(node)))
         return Path()
 
-    def _settings(self, node: Node | None) -> tuple[tuple[str, Any], ...]:
+    def _settings(self, node: Node | None, axes: dict[str, Axis]) -> tuple[tuple[str, Any], ...]:
         if node is None:
             return ()
         keys = self._mapping(node, ("set",), "as in {policies.recompute: full}") or {}
+        for path in keys.keys() & axes.keys():
+            hint = "leave it out here or there"
+            self._note(keys[path], ("set", path), "is an axis too, whose values count", hint=hint)
         return tuple((path, plain(value)) for path, value in keys.items())
 
     def _axes(self, node: Node | None) -> dict[str, Axis]:
@@ -267,10 +270,3 @@ class _Reader:
                 hint = "as in fits, or peak_memory_bytes.max <= 70 GiB"
                 self._note(part, where, str(error), repr(plain(part)), hint)
         return tuple(found)
-
-
-def same(value: Any, values: tuple[Any, ...]) -> bool:
-    """Whether a value is one of some; 1 and true are told apart."""
-    return any(
-        value == other and isinstance(value, bool) == isinstance(other, bool) for other in values
-    )

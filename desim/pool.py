@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from multiprocessing import active_children
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from desim.errors import Mistake, SpecError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +22,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 _SHARE_OF_MEMORY = 0.9
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def processes_of(jobs: int | None = None) -> int:
+    """Return a number of processes: all cores where left out; raises SpecError below 1."""
+    if jobs is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if jobs < 1:
+        raise SpecError([Mistake("--jobs", "must be at least 1", str(jobs))])
+    return jobs
 
 
 @dataclass(frozen=True, slots=True)

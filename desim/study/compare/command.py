@@ -7,22 +7,22 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
-from desim.report.compared import warnings
+from desim.pool import processes_of
+from desim.report.compared import model_errors, warnings
 from desim.report.folder import left_from_before, results_folder
 from desim.report.progress import Bar
 from desim.report.wrap import wrapped
-from desim.study.compare import RESOLVED, compare_variants
-from desim.study.play import all_cores
-from desim.study.retune import parse_retune, require_free, retune
-from desim.study.scenarios import given
-from desim.study.variants import MAX_VARIANTS, combine, parse_axis, require_number, varied
+from desim.study.compare.comparison import RESOLVED, compare_variants
+from desim.study.compare.given import given
+from desim.study.compare.retune import parse_retune, require_free, retune
+from desim.study.compare.variants import MAX_VARIANTS, combine, parse_axis, require_number, varied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from desim.study.compare import Comparison
-    from desim.study.variants import Axis, Variant
+    from desim.study.axis import Axis
+    from desim.study.compare.variants import Variant
 
 
 def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, list[str]]:
@@ -41,7 +41,7 @@ def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, lis
     began_s = time.monotonic()
     try:
         if names:
-            variants = retune(variants, names, all_cores(), bar.begin, bar.done)
+            variants = retune(variants, names, processes_of(), bar.begin, bar.done)
         comparison = compare_variants(title, variants, begin=bar.begin, done=bar.done)
         bar.begin("writing results", 1.0)
         written = comparison.write(folder)
@@ -52,7 +52,7 @@ def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, lis
         return text, warnings(comparison.runs)
     took_s = time.monotonic() - began_s
     closing = [
-        *_errors(comparison),
+        *wrapped("model error in a change of the step time: ", model_errors(comparison.runs)),
         f"{len(variants)} variants in {took_s:.1f} s",
         *_files(folder, written),
     ]
@@ -80,7 +80,17 @@ def _variants(options: Mapping[str, Any]) -> list[Variant]:
             mistakes.extend(error.mistakes)
     if mistakes:
         raise SpecError(mistakes)
+    _require_not_set(axes, options["set"])
     return varied(files[0], options["set"], combine(axes, paired=options["paired"]))
+
+
+def _require_not_set(axes: Sequence[Axis], overrides: Sequence[str]) -> None:
+    """Refuse a path that is set for all variants and varied too."""
+    paths = {axis.path for axis in axes}
+    twice = [text for text in overrides if text.partition("=")[0].strip() in paths]
+    if twice:
+        rule, hint = "is varied too, so that no variant would have this value", "leave one out"
+        raise SpecError([Mistake("", rule, hint=hint, file=f"--set {text}") for text in twice])
 
 
 def _title(variants: Sequence[Variant], options: Mapping[str, Any]) -> str:
@@ -106,13 +116,3 @@ def _files(folder: Path, written: Sequence[Path]) -> list[str]:
     every = tuple(RESOLVED.format(number) for number in range(1, MAX_VARIANTS + 1))
     left = left_from_before(folder, every, list(written))
     return [*lines, *(wrapped("left there by an earlier run: ", left) if left else ())]
-
-
-def _errors(comparison: Comparison) -> list[str]:
-    """Say how far the differences of each family of changes may be off."""
-    said = {
-        run.error_of: f"{run.error_points:.1f} points for {run.error_of}"
-        for run in comparison.runs[1:]
-        if run.error_of
-    }
-    return list(wrapped("model error in a change of the step time: ", list(said.values())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,11 @@ from desim.api import run
 from desim.errors import DeadlockError, Mistake, SpecError
 from desim.export.carry import carried
 from desim.plan.mesh import build_mesh
+from desim.pool import Pool
 from desim.record import PS_PER_S
 from desim.report.comparison_page import Drawn
 from desim.report.timeline import MAX_SPANS, packed_timeline
 from desim.spec.scenario import SlowDevice
-from desim.validate.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ _NO_MEMORY = Mistake("", "this machine has too little memory to play it")
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class VariantPlay:
     """A scenario to be played; what is drawn of it: ranks, and room for so many spans."""
 
     scenario: Scenario
@@ -55,16 +54,16 @@ class Outcome:
     deadlock: str = ""
 
 
-def tasks_of(scenarios: Sequence[Scenario], *, draw: bool) -> list[Task]:
-    """Return the tasks of variants, which draw the same ranks in so far as they have them."""
+def plays_of(scenarios: Sequence[Scenario], *, draw: bool) -> list[VariantPlay]:
+    """Return how variants are played: they draw the same ranks in so far as they have them."""
     if not draw:
-        return [Task(scenario) for scenario in scenarios]
+        return [VariantPlay(scenario) for scenario in scenarios]
     number = len(scenarios)
     page, trace = (
         shown_ranks(scenarios, max(1, most // number)) for most in (_PAGE_RANKS, _TRACE_RANKS)
     )
     return [
-        Task(
+        VariantPlay(
             scenario,
             tuple(rank for rank in page if rank < scenario.cluster.devices),
             tuple(rank for rank in trace if rank < scenario.cluster.devices),
@@ -88,31 +87,26 @@ def shown_ranks(scenarios: Sequence[Scenario], most: int) -> list[int]:
     return sorted({firsts[i] for i in chosen.tolist()} | set(sorted(slow)[: most - 1]))
 
 
-def all_cores() -> int:
-    """Return how many processes may run at once."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
 def play_all(
-    tasks: Sequence[Task],
+    plays: Sequence[VariantPlay],
     processes: int,
     begin: Callable[[str, float], None],
     done: Callable[[float], None],
 ) -> list[Outcome]:
     """Play variants in processes; `begin` and `done` are told how far it is."""
-    begin(f"playing {len(tasks)} variants", float(len(tasks)))
-    pool: Pool[Task, Outcome] = Pool(processes, play, _lost, _hungry)
-    return pool.map(tasks, lambda _: 1.0, done)
+    begin(f"playing {len(plays)} variants", float(len(plays)))
+    pool: Pool[VariantPlay, Outcome] = Pool(processes, play, _lost, _hungry)
+    return pool.map(plays, lambda _: 1.0, done)
 
 
-def play(task: Task) -> Outcome:
+def play(variant: VariantPlay) -> Outcome:
     """Play one variant; what is wrong with it is in what is returned."""
     try:
-        result = run(task.scenario)
+        result = run(variant.scenario)
         drawn, record = None, None
-        if task.page_ranks:
-            drawn = _drawn(result.record, task)
-            record = carried(result.record, _classes(result.record, task.trace_ranks))
+        if variant.page_ranks:
+            drawn = _drawn(result.record, variant)
+            record = carried(result.record, _classes(result.record, variant.trace_ranks))
     except SpecError as error:
         return Outcome(mistakes=error.mistakes)
     except DeadlockError as error:
@@ -122,9 +116,9 @@ def play(task: Task) -> Outcome:
     return Outcome(result.summary, result.notes, drawn, record)
 
 
-def _drawn(record: Record, task: Task) -> Drawn:
+def _drawn(record: Record, variant: VariantPlay) -> Drawn:
     begin, finish = measured_window_ps(record)
-    packed = packed_timeline(record, _classes(record, task.page_ranks), task.most_spans)
+    packed = packed_timeline(record, _classes(record, variant.page_ranks), variant.most_spans)
     return Drawn(packed, begin / PS_PER_S, (finish - begin) / PS_PER_S)
 
 
@@ -135,7 +129,7 @@ def _classes(record: Record, ranks: Sequence[int]) -> list[int]:
     return sorted(found, key=lambda i: (classes[i].stage, classes[i].representative))
 
 
-def _lost(task: Task) -> Outcome:
+def _lost(variant: VariantPlay) -> Outcome:
     return Outcome(mistakes=(Mistake("", "its process died while it was played"),))
 
 

@@ -6,20 +6,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from desim.pool import processes_of
 from desim.report.folder import results_folder
 from desim.report.points import Points
 from desim.report.progress import Bar
 from desim.report.sweep_page import write_sweep_page
 from desim.report.sweep_text import sweep_text
-from desim.study.journal import JOURNAL
-from desim.study.study_file import read_study
-from desim.study.sweep import Where, processes_of, require_points, run_study
-from desim.study.table import write_tables
+from desim.study.sweep.journal import JOURNAL
+from desim.study.sweep.run import Where, require_points, run_study
+from desim.study.sweep.study_file import read_study
+from desim.study.sweep.table import write_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from desim.study.sweep import Swept
+    from desim.study.sweep.run import Swept
 
 PAGE = "points.html"
 
@@ -77,7 +78,6 @@ def _kept_message(folder: Path) -> str:
 def points_of(swept: Swept) -> Points:
     """Return what a sweep came to as the reports read it."""
     study, rows = swept.study, swept.rows
-    played = [bool(row["error"]) is False for row in rows]
     return Points(
         name=study.name,
         axes=tuple(axis.path for axis in study.axes),
@@ -87,8 +87,8 @@ def points_of(swept: Swept) -> Points:
         constraints=tuple(map(str, study.constraints)),
         costs=[study.objective.cost(row) for row in rows],
         meets=[
-            ok and all(constraint.met(row) for constraint in study.constraints)
-            for ok, row in zip(played, rows, strict=True)
+            not row["error"] and all(constraint.met(row) for constraint in study.constraints)
+            for row in rows
         ],
     )
 

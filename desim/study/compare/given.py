@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from desim.errors import Mistake, SpecError
 from desim.spec.load import load_scenario
 from desim.spec.scenario import Scenario
-from desim.study.variants import Variant, named_mistakes, require_distinct, require_number
+from desim.study.compare.variants import Variant, named_mistakes, require_distinct, require_number
 
 if TYPE_CHECKING:
-    from desim.study.variants import Source
+    from desim.study.compare.variants import Source
 
 #: Where a part of the catalogue stands that has a name: another name says all.
 _NAMED = (

@@ -13,7 +13,8 @@ from desim.errors import DeadlockError, SpecError
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
 from desim.spec.scenario import Output
-from desim.study.journal import Finished
+from desim.study.scalars import scalars
+from desim.study.sweep.journal import Finished
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,15 +23,13 @@ if TYPE_CHECKING:
 
 NO_MEMORY = "this machine has too little memory to play it"
 LOST = "its process died while it was played"
-#: Not the point's own: the name of all of them, and what was spent on it.
-_LEFT_OUT = ("name", "events", "simulate_wall_s")
 #: What stands for the name in the key of a scenario: names change nothing.
 _NAME = "point"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A point to be read: the base and what is put over it."""
+class PointSource:
+    """Where the scenario of a point comes from: the base and what is put over it."""
 
     base: Path | Mapping[str, Any]
     overrides: tuple[str, ...]
@@ -44,10 +43,10 @@ class Prepared:
     error: str = ""
 
 
-def prepare(task: Task) -> Prepared:
+def prepare(source: PointSource) -> Prepared:
     """Read a point's scenario and return its key, or say why it is refused; never raises."""
     try:
-        return Prepared(key_of(load_scenario(task.base, task.overrides).scenario))
+        return Prepared(key_of(load_scenario(source.base, source.overrides).scenario))
     except SpecError as error:
         return Prepared("", _first_mistake(error))
     except Exception as error:
@@ -60,10 +59,10 @@ def key_of(scenario: Scenario) -> str:
     return hashlib.sha256(dump_scenario(bare).encode()).hexdigest()
 
 
-def play_task(task: Task) -> Finished:
+def play_point(source: PointSource) -> Finished:
     """Play a point, or say why it cannot be played; never raises."""
     try:
-        scenario = load_scenario(task.base, task.overrides).scenario
+        scenario = load_scenario(source.base, source.overrides).scenario
     except SpecError as error:
         return Finished({}, _first_mistake(error))
     return play(scenario)
@@ -89,29 +88,7 @@ def play(scenario: Scenario) -> Finished:
             gc.collect(0)
 
 
-def scalars(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the scalars of a summary, those of nested mappings with dots in their names.
-
-    Of bytes by stage `.max` is the largest.
-    """
-    result: dict[str, Any] = {}
-    for key, value in summary.items():
-        if key not in _LEFT_OUT:
-            _flatten(key, value, result)
-    return result
-
-
-def _flatten(key: str, value: Any, result: dict[str, Any]) -> None:
-    if isinstance(value, Mapping):
-        if key.endswith("_bytes") and value:
-            result[f"{key}.max"] = max(value.values())
-        for below, part in value.items():
-            _flatten(f"{key}.{below}", part, result)
-    elif isinstance(value, (bool, int, float, str)):
-        result[key] = value
-
-
-def unread(task: Task) -> Prepared:
+def unread(source: PointSource) -> Prepared:
     """What stands for a point whose process died while it was read."""
     return Prepared("", "its process died while it was read")
 

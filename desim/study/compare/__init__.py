@@ -1,0 +1,1 @@
+"""`compare`: variants of a scenario beside each other, and where their difference comes from."""
