@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from desim.study.points import number_of_points, overrides_of, points, require_paths
-from desim.study.study_file import read_study
-from desim.study.work import Task, play_task, prepare
+from desim.study.sweep.play import PointSource, play_point, prepare
+from desim.study.sweep.points import number_of_points, overrides_of, points, require_paths
+from desim.study.sweep.study_file import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "studies"
@@ -44,7 +44,7 @@ def test_every_study_is_small_and_its_first_point_runs(file: Path) -> None:
     require_paths(study)
     assert 2 <= number_of_points(study) <= 50
     first = next(points(study))
-    done = play_task(Task(study.base, overrides_of(study, first)))
+    done = play_point(PointSource(study.base, overrides_of(study, first)))
     assert not done.error
     assert done.scalars["step_time_s"] > 0
     assert sum(v for k, v in done.scalars.items() if k.startswith("time_share.")) == pytest.approx(
@@ -56,6 +56,6 @@ def test_every_study_is_small_and_its_first_point_runs(file: Path) -> None:
 def test_points_of_a_study_are_different_scenarios(file: Path) -> None:
     study = read_study(file)
     every_fifth = itertools.islice(points(study), 0, None, 5)
-    made = [prepare(Task(study.base, overrides_of(study, point))) for point in every_fifth]
+    made = [prepare(PointSource(study.base, overrides_of(study, point))) for point in every_fifth]
     keys = [one.key for one in made if not one.error]
     assert len(keys) == len(set(keys)) > 1
