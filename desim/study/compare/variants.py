@@ -60,12 +60,6 @@ def parse_axis(text: str) -> Axis:
         raise SpecError([replace(m, path=path, line=0) for m in error.mistakes]) from None
     if listed.endswith(",") or any(value == "" for value in values):
         raise SpecError([Mistake(path, "a value between commas is missing", file=label)])
-    seen: list[Any] = []
-    for value in values:
-        if any(value == other and type(value) is type(other) for other in seen):
-            rule = "the value stands twice"
-            raise SpecError([Mistake(path, rule, shown_value(value), file=label)])
-        seen.append(value)
     return Axis(path, tuple(values))
 
 
@@ -84,7 +78,10 @@ def combine(axes: Sequence[Axis], *, paired: bool) -> list[dict[str, Any]]:
     if paired:
         _require_pairs(axes, sizes)
         rows: list[tuple[Any, ...]] = list(zip(*(axis.values for axis in axes), strict=True))
+        _require_unlike(" and ".join(axis.path for axis in axes), rows, "--paired")
     else:
+        for axis in axes:
+            _require_unlike(axis.path, axis.values, "--vary")
         total = 1
         for size in sizes:
             total *= size
@@ -104,6 +101,15 @@ def require_number(count: int, arithmetic: str = "") -> None:
     if count > MAX_VARIANTS:
         rule = f"at most {MAX_VARIANTS} variants can be compared"
         raise SpecError([Mistake("", rule, given, "vary fewer values", file="compare")])
+
+
+def _require_unlike(what: str, values: Sequence[Any], option: str) -> None:
+    """Refuse values, or values taken together, of which one stands twice; 1 and true are two."""
+    for at, value in enumerate(values):
+        if any(value == other and repr(value) == repr(other) for other in values[:at]):
+            shown = value if isinstance(value, tuple) else (value,)
+            given = ", ".join(map(shown_value, shown))
+            raise SpecError([Mistake(what, "the value stands twice", given, file=option)])
 
 
 def _require_pairs(axes: Sequence[Axis], sizes: Sequence[int]) -> None:
