@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from desim.engine.timing import Timing
 
 
+#: Numbers of an entry in `Device.pieces`: (time, kernel, time left, load).
+PIECE = 4
+
+
 class Device:
     """A GPU as a resource: communication holds shares of it, kernels run on what is left.
 
@@ -123,7 +127,7 @@ class Device:
             self.begun += length_ps
             self.due += length_ps
             self._tick_at += length_ps
-            self.pieces[-4] += length_ps
+            self.pieces[-PIECE] += length_ps
 
     def computes(self) -> bool:
         """Whether a kernel runs now and beyond this instant."""
@@ -156,7 +160,7 @@ class Device:
             return
         now = self._clock._now
         if now == self.begun:
-            del self.pieces[-4:]
+            del self.pieces[-PIECE:]
         elif not self._mark_progress(now):
             return
         self.load = number

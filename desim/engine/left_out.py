@@ -116,7 +116,7 @@ def goes_on(looks: Sequence[Look], log: Log, gone: Gone) -> bool:
     return log.between(here.place, after.place) == gone.did
 
 
-def steady(looks: Sequence[Look], ends_ps: Sequence[Sequence[int]], left_out: int) -> Gone | None:
+def at_pace(looks: Sequence[Look], ends_ps: Sequence[Sequence[int]], left_out: int) -> Gone | None:
     """The periods left out at the pace of the last ones, where all ranks keep it.
 
     `ends_ps` are the ends of the periods of each rank, whose host's time comes first among those

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from desim.engine.devices import PIECE
+from desim.engine.rank import MEETING
+
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Sequence
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
     from desim.engine.rank import Rank
     from desim.engine.transfers import Transfer
 
-_PIECE, _MOVED, _MEETING = 4, 4, 3
+_MOVED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +70,13 @@ class Log:
         pieces = rank.device.pieces[first[0] : last[0]].tolist()
         what = [
             (time, 0, kernel - kernels, left, load)
-            for time, kernel, left, load in zip(*_columns(pieces, _PIECE), strict=True)
+            for time, kernel, left, load in zip(*_columns(pieces, PIECE), strict=True)
         ]
         what += ((time, 1, 0, 0, 0) for time in self._ends[number][first[1] : last[1]])
         for lane, log in enumerate(rank.logs):
             begin, end = first[2 + lane], last[2 + lane]
             what += (
-                (time, 2, lane, at % _MEETING, 0) for at, time in enumerate(log[begin:end], begin)
+                (time, 2, lane, at % MEETING, 0) for at, time in enumerate(log[begin:end], begin)
             )
         what.sort()
         return tuple(item[1:] for item in what)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from desim.engine.inline import solo_ps
+from desim.engine.rank import MEETING
 from desim.plan.tables import COMPUTE
 from desim.record import LANES
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from desim.engine.environment import Clock
     from desim.engine.rank import Rank
-
-_MEETING = 3
 
 
 class Stretch(NamedTuple):
@@ -44,8 +43,12 @@ class Stretch(NamedTuple):
     segment: int
 
 
-class Own(NamedTuple):
-    """What decides how a pass goes: which it is, tasks done ahead of it, how far the host is."""
+class Beginning(NamedTuple):
+    """What decides how a pass goes with which nothing interacts.
+
+    Which pass it is, the tasks of its lanes that are done ahead of it, and by how much the host
+    will issue its last task only later (0: it has).
+    """
 
     template: int
     done: tuple[int, ...]
@@ -111,8 +114,8 @@ def _before(lane: NDArray[np.int8], places: NDArray[np.int64]) -> NDArray[np.int
     return before
 
 
-def clean(rank: Rank, stretch: Stretch, now: int) -> Own | None:
-    """What decides how a pass that begins now goes, if nothing else can interact with it."""
+def isolated(rank: Rank, stretch: Stretch, now: int) -> Beginning | None:
+    """How a pass begins now, if nothing else can interact with it until it ends; else None."""
     device, host = rank.device, rank.host
     if device.sms or device.memory or host.limit < stretch.end_task:
         return None
@@ -127,11 +130,11 @@ def clean(rank: Rank, stretch: Stretch, now: int) -> Own | None:
     for lane in range(1, len(rank.tracks)):
         if lane not in waiting and rank.next[lane] < rank.tracks[lane].number:
             return None
-    if any(len(rank.logs[lane]) % _MEETING for lane in stretch.lanes):
+    if any(len(rank.logs[lane]) % MEETING for lane in stretch.lanes):
         return None
     ahead = now - host.shift - host.issue_ps[stretch.end_task - 1]
     done = tuple([rank.done[lane] - stretch.counts[lane] for lane in stretch.lanes])
-    return Own(stretch.template, done, min(ahead, 0))
+    return Beginning(stretch.template, done, min(ahead, 0))
 
 
 def _waits_for_end(awaited: int, count: int, stretch: Stretch) -> bool:
@@ -140,7 +143,7 @@ def _waits_for_end(awaited: int, count: int, stretch: Stretch) -> bool:
     return count >= end if awaited == COMPUTE else count > end
 
 
-def learn(rank: Rank, stretch: Stretch, own: Own, clock: Clock, moved: array[int]) -> None:
+def learn(rank: Rank, stretch: Stretch, begins: Beginning, clock: Clock, moved: array[int]) -> None:
     """Keep what the pass that begins now logs, once it has ended on all lanes; then go on."""
     device, ended = rank.device, rank.device.ended
     begin = _Begin(clock._now, len(device.pieces), tuple(map(len, rank.logs)), len(moved))
@@ -148,7 +151,7 @@ def learn(rank: Rank, stretch: Stretch, own: Own, clock: Clock, moved: array[int
     def at_end(kernel: int) -> None:
         if kernel == stretch.ends[COMPUTE]:
             device.ended = ended
-            rank.macros[own] = _logged(rank, stretch, begin, clock._now, moved)
+            rank.macros[begins] = _logged(rank, stretch, begin, clock._now, moved)
         ended(kernel)
 
     device.ended = at_end
@@ -169,7 +172,7 @@ def _logged(
     """What a pass that ends now has logged; None where a lane has not ended or has gone on."""
     device = rank.device
     joined = all(rank.done[lane] == stretch.ends[lane] for lane in stretch.lanes)
-    flying = any(len(rank.logs[lane]) % _MEETING for lane in range(1, len(rank.logs)))
+    flying = any(len(rank.logs[lane]) % MEETING for lane in range(1, len(rank.logs)))
     if not joined or flying or device.sms or device.memory:
         return None
     pieces = np.array(device.pieces[begin.pieces :], dtype=np.int64).reshape(-1, 4)

@@ -90,14 +90,14 @@ class Player:
     def _begin_pass(self, rank: Rank, at: int) -> None:
         """Begin a pass: a macro-task if nothing can interact with it and it was played before."""
         stretch, now = rank.stretches[at], self.clock._now
-        own = macro.clean(rank, stretch, now)
-        known = rank.macros.get(own) if own is not None else None
+        begins = macro.isolated(rank, stretch, now)
+        known = rank.macros.get(begins) if begins is not None else None
         if known is not None:
             macro.write(rank, stretch, known, now, self.moved)
             self.clock.after(known.length_ps, self._end_pass, (rank, stretch))
             return
-        if own is not None and own not in rank.macros:
-            macro.learn(rank, stretch, own, self.clock, self.moved)
+        if begins is not None and begins not in rank.macros:
+            macro.learn(rank, stretch, begins, self.clock, self.moved)
         first = rank.tracks[COMPUTE].first
         rank.device.run(first[at], first[at + 1])
 

@@ -12,7 +12,7 @@ from desim.record import LANES
 
 if TYPE_CHECKING:
     from desim.engine.environment import Clock
-    from desim.engine.macro import Macro, Own, Stretch
+    from desim.engine.macro import Beginning, Macro, Stretch
     from desim.engine.rendezvous import Group
     from desim.engine.timing import Timing
     from desim.engine.tracks import Score
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: Where a rank takes part in a collective: the group, what it does to the network, the slot.
 Port = tuple["Group", "Transfer", int]
+
+
+#: Numbers of an entry in the log of a lane: (ready, start, end).
+MEETING = 3
 
 
 class Rank:
@@ -62,7 +66,7 @@ class Rank:
         self.turns = [0] * len(SLOTS)
         self.logs = [array("q") for _ in LANES]
         self.stretches: dict[int, Stretch] = {}
-        self.macros: dict[Own, Macro | None] = {}
+        self.macros: dict[Beginning, Macro | None] = {}
 
     @property
     def finished(self) -> bool:

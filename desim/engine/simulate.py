@@ -55,7 +55,7 @@ def simulate_briefly(plan: Plan) -> Record:
     """
     started = time.perf_counter()
     clock = Clock()
-    ranks = _make_ranks(plan, TransferTable(plan), clock, inlined=True)
+    ranks = make_ranks(plan, TransferTable(plan), clock, inlined=True)
     player = _played(plan, _player(plan, clock, ranks))
     return observe(plan, player, None, time.perf_counter() - started)
 
@@ -66,7 +66,7 @@ def measure_step_ps(plan: Plan) -> int:
     Raises DeadlockError as `simulate` does.
     """
     clock = Clock()
-    ranks = _make_ranks(plan, TransferTable(plan), clock, inlined=True)
+    ranks = make_ranks(plan, TransferTable(plan), clock, inlined=True)
     return step_time_ps(plan, _played(plan, _player(plan, clock, ranks)))
 
 
@@ -79,7 +79,7 @@ def measure_folded(plan: Plan) -> int | None:
     if not all(program.repeats and is_periodic(program) for program in plan.programs):
         return None
     clock = Clock()
-    ranks = _make_ranks(plan, TransferTable(plan), clock, inlined=True)
+    ranks = make_ranks(plan, TransferTable(plan), clock, inlined=True)
     player = SteadyPlayer(clock, ranks, at_pace=plan.scenario.run.fold_time == "pace")
     player.run()
     if not player.folded or not all(rank.finished for rank in ranks):
@@ -89,7 +89,7 @@ def measure_folded(plan: Plan) -> int | None:
 
 def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | None) -> Player:
     clock = Clock()
-    player = _player(plan, clock, _make_ranks(plan, table, clock))
+    player = _player(plan, clock, make_ranks(plan, table, clock))
     if watch is not None:
         watch(player)
     return _played(plan, player)
@@ -110,7 +110,7 @@ def _played(plan: Plan, player: Player) -> Player:
     return player
 
 
-def _make_ranks(
+def make_ranks(
     plan: Plan, table: TransferTable, clock: Clock, *, inlined: bool = False
 ) -> list[Rank]:
     """Make the ranks to be played; `inlined`: with collectives as kernels where `_Inlined` can."""

@@ -12,7 +12,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from desim.engine.left_out import Look, goes_on, repeating, steady
+from desim.engine.left_out import Look, at_pace, goes_on, repeating
 from desim.engine.log import Log
 from desim.engine.parts import parts_of
 from desim.engine.play import Player
@@ -108,7 +108,7 @@ class SteadyPlayer(Player):
         """Leave periods out if it is known what they come to, at the latest after the `last`."""
         gone = repeating(watch.looks, watch.log, self._left_out)
         if gone is None and last and self._at_pace:
-            gone = steady(watch.looks, list(watch.ends_ps.values()), self._left_out)
+            gone = at_pace(watch.looks, list(watch.ends_ps.values()), self._left_out)
         if gone is not None and watch.part.skip(gone.length_ps, gone.drifted_ps):
             watch.gone = gone
             watch.open = gone.periods if any(gone.drift_ps) else 0

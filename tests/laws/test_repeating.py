@@ -12,7 +12,7 @@ from desim.api import predict
 from desim.engine.environment import Clock
 from desim.engine.observe import step_time_ps
 from desim.engine.parts import parts_of
-from desim.engine.simulate import _make_ranks, measure_folded, measure_step_ps
+from desim.engine.simulate import make_ranks, measure_folded, measure_step_ps
 from desim.engine.steady import SteadyPlayer
 from desim.engine.transfers import TransferTable
 from desim.plan.build import build_plan
@@ -115,7 +115,7 @@ def player_of(scenario: Scenario) -> tuple[SteadyPlayer, int]:
     """A player of the job that has left periods out, and the step time that it found."""
     plan = build_plan(scenario, 8)
     clock = Clock()
-    ranks = _make_ranks(plan, TransferTable(plan), clock)
+    ranks = make_ranks(plan, TransferTable(plan), clock)
     player = SteadyPlayer(clock, ranks, at_pace=False)
     player.run()
     assert player.folded
@@ -143,7 +143,7 @@ def test_replicas_that_meet_every_micro_batch_are_one_part() -> None:
     slow = [{"device": 0, "compute": 0.9}]
     scenario = job(workload__global_batch=8 * 36, parallel={"zero": 3}, disturb=slow)
     plan = build_plan(scenario, 8)
-    ranks = _make_ranks(plan, TransferTable(plan), Clock())
+    ranks = make_ranks(plan, TransferTable(plan), Clock())
     assert [len(part) for part in parts_of(ranks)] == [plan.folding.ranks.number]
 
 
