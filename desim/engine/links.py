@@ -134,6 +134,7 @@ class SharedLinks:
 
     def _finish(self, event: Any) -> None:
         flow: Flow = event.payload
+        flow.tick = None
         self._advance(flow, self._clock._now)
         for link, _ in flow.transfer.uses:
             del self._links[link].flows[flow]

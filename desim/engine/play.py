@@ -44,6 +44,12 @@ class Player:
                 self._advance(rank, lane)
         self.clock.run()
 
+    def let_go(self) -> None:
+        """Drop what only playing needs and points back here: all goes with its last user then."""
+        for rank in self.ranks:
+            rank.device.ended = _nothing
+        del self._links
+
     @property
     def share_done(self) -> float:
         """Share of all segments that have been played."""
@@ -202,3 +208,7 @@ class Player:
             self.messages.append(ends)
         for rank, lane in members:
             self._finished(rank, lane, rank.done[lane] + 1)
+
+
+def _nothing(_: int) -> None:
+    """What the end of a run of kernels means when all has been played."""

@@ -107,6 +107,7 @@ def _played(plan: Plan, player: Player) -> Player:
     player.run()
     if not all(rank.finished for rank in player.ranks):
         raise DeadlockError(explain_deadlock(plan, player.ranks))
+    player.let_go()
     return player
 
 
