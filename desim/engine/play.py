@@ -43,8 +43,9 @@ class Player:
             for lane in range(len(rank.tracks)):
                 self._advance(rank, lane)
         self.clock.run()
+        self._let_go()
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """Drop what only playing needs and points back here: all goes with its last user then."""
         for rank in self.ranks:
             rank.device.ended = _nothing

@@ -43,7 +43,7 @@ def simulate(plan: Plan, watch: Callable[[Player], None] | None = None) -> Recor
     """
     started = time.perf_counter()
     table = TransferTable(plan)
-    player = _play(plan, table, watch)
+    player = _play(plan, table, watch=watch)
     return observe(plan, player, table.transfers, time.perf_counter() - started)
 
 
@@ -54,9 +54,7 @@ def simulate_briefly(plan: Plan) -> Record:
     `num_events` and no time. Raises DeadlockError as `simulate` does.
     """
     started = time.perf_counter()
-    clock = Clock()
-    ranks = make_ranks(plan, TransferTable(plan), clock, inlined=True)
-    player = _played(plan, _player(plan, clock, ranks))
+    player = _play(plan, TransferTable(plan), inlined=True)
     return observe(plan, player, None, time.perf_counter() - started)
 
 
@@ -65,9 +63,7 @@ def measure_step_ps(plan: Plan) -> int:
 
     Raises DeadlockError as `simulate` does.
     """
-    clock = Clock()
-    ranks = make_ranks(plan, TransferTable(plan), clock, inlined=True)
-    return step_time_ps(plan, _played(plan, _player(plan, clock, ranks)))
+    return step_time_ps(plan, _play(plan, TransferTable(plan), inlined=True))
 
 
 def measure_folded(plan: Plan) -> int | None:
@@ -87,27 +83,25 @@ def measure_folded(plan: Plan) -> int | None:
     return step_time_ps(plan, player)
 
 
-def _play(plan: Plan, table: TransferTable, watch: Callable[[Player], None] | None) -> Player:
+def _play(
+    plan: Plan,
+    table: TransferTable,
+    *,
+    inlined: bool = False,
+    watch: Callable[[Player], None] | None = None,
+) -> Player:
+    """Play all ranks to their end, with macro-tasks where kernels take as long each time."""
     clock = Clock()
-    player = _player(plan, clock, make_ranks(plan, table, clock))
-    if watch is not None:
-        watch(player)
-    return _played(plan, player)
-
-
-def _player(plan: Plan, clock: Clock, ranks: list[Rank]) -> Player:
-    """A player of the ranks, with macro-tasks where kernels take as long each time."""
+    ranks = make_ranks(plan, table, clock, inlined=inlined)
     if not plan.disturbed.jitter:
         for rank in ranks:
             rank.stretches = find_stretches(rank)
-    return Player(clock, ranks)
-
-
-def _played(plan: Plan, player: Player) -> Player:
+    player = Player(clock, ranks)
+    if watch is not None:
+        watch(player)
     player.run()
-    if not all(rank.finished for rank in player.ranks):
-        raise DeadlockError(explain_deadlock(plan, player.ranks))
-    player.let_go()
+    if not all(rank.finished for rank in ranks):
+        raise DeadlockError(explain_deadlock(plan, ranks))
     return player
 
 
