@@ -5,11 +5,9 @@ from __future__ import annotations
 import html
 import json
 from dataclasses import dataclass
-from string import Template
 from typing import TYPE_CHECKING, Any
 
-from desim.export.files import write_aside
-from desim.report.assets import inline_json, plotly_source, resource, scripts
+from desim.report.assets import resource, warning_boxes, write_page
 from desim.report.cards import subtitle
 from desim.report.compared import model_errors, table, verdict, warnings
 from desim.report.comparison_figures import difference_figure, memory_figure, time_figure
@@ -41,25 +39,28 @@ def write_comparison_page(
 ) -> None:
     """Write the page; `settings` holds for each run its values at the paths that differ."""
     shares = [run.summary["time_share"] for run in runs]
-    text = Template(resource("compare.html")).substitute(
-        title=html.escape(title),
-        subtitle=html.escape(_subtitle(runs)),
-        verdicts="".join(_verdict(run, runs[0]) for run in runs),
-        table=_table(runs),
-        error=html.escape(_error(runs)),
-        warnings="".join(
-            f'<div class="warning">{html.escape(text)}</div>' for text in warnings(runs)
+    parts = {
+        "verdicts": "".join(_verdict(run, runs[0]) for run in runs),
+        "table": _table(runs),
+        "error": html.escape(_error(runs)),
+        "warnings": warning_boxes(warnings(runs)),
+        "categories": category_words(
+            {c: max(one.get(c, 0.0) for one in shares) for c in shares[0]}
         ),
-        categories=category_words({c: max(one.get(c, 0.0) for one in shares) for c in shares[0]}),
-        configuration=_settings(runs, settings),
-        footer=html.escape(_footer(runs)),
-        css=resource("page.css"),
-        more_css=resource("compare.css"),
-        plotly=plotly_source(),
-        data=inline_json(_data(runs, drawn)),
-        script=scripts("common.js", "timeline.js", "compare.js"),
+        "configuration": _settings(runs, settings),
+        "timeline_tools": resource("timeline_tools.html"),
+        "footer": html.escape(_footer(runs)),
+    }
+    write_page(
+        path,
+        "compare.html",
+        parts,
+        title=title,
+        subtitle=_subtitle(runs),
+        styles=("page.css", "compare.css"),
+        code=("common.js", "timeline.js", "compare.js"),
+        data=_data(runs, drawn),
     )
-    write_aside(path, text.encode())
 
 
 def _subtitle(runs: Sequence[Compared]) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import html
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from desim.analyze.breakdown import breakdown
 from desim.analyze.links import measured_window_ps
-from desim.export.files import write_aside
 from desim.record import PS_PER_S
 from desim.report import palette
-from desim.report.assets import inline_json, plotly_source, resource, scripts
+from desim.report.assets import resource, warning_boxes, write_page
 from desim.report.cards import Card, cards, footer, subtitle
 from desim.report.figures import link_figure, ranked_figure, time_share_figure
 from desim.report.memory import memory_figures
@@ -34,23 +32,24 @@ def write_report(
     `summary` holds the keys of summary.json; `stage_time_share` and `compute_by_kind` are taken
     from the record where it lacks them.
     """
-    text = Template(resource("page.html")).substitute(
-        title=html.escape(str(summary.get("name", "desim run"))),
-        subtitle=html.escape(subtitle(summary)),
-        cards="".join(map(card_html, cards(summary, record))),
-        warnings="".join(
-            f'<div class="warning">{html.escape(str(warning))}</div>'
-            for warning in summary.get("warnings", ())
-        ),
-        categories=category_words(summary["time_share"]),
-        configuration=html.escape(scenario_yaml),
-        footer=html.escape(footer(summary)),
-        css=resource("page.css"),
-        plotly=plotly_source(),
-        data=inline_json(_data(record, summary)),
-        script=scripts("common.js", "timeline.js", "page.js"),
+    parts = {
+        "cards": "".join(map(card_html, cards(summary, record))),
+        "warnings": warning_boxes(summary.get("warnings", ())),
+        "categories": category_words(summary["time_share"]),
+        "configuration": html.escape(scenario_yaml),
+        "timeline_tools": resource("timeline_tools.html"),
+        "footer": html.escape(footer(summary)),
+    }
+    write_page(
+        path,
+        "page.html",
+        parts,
+        title=str(summary.get("name", "desim run")),
+        subtitle=subtitle(summary),
+        styles=("page.css",),
+        code=("common.js", "timeline.js", "page.js"),
+        data=_data(record, summary),
     )
-    write_aside(path, text.encode())
 
 
 def card_html(card: Card) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import html
-from string import Template
 from typing import TYPE_CHECKING, Any
 
-from desim.export.files import write_aside
-from desim.report.assets import inline_json, plotly_source, resource, scripts
+from desim.report.assets import warning_boxes, write_page
 from desim.report.cards import Card
 from desim.report.page import card_html
 from desim.report.points import best_rows, label, needed_gib, short_names
@@ -32,18 +30,21 @@ def write_sweep_page(points: Points, path: Path) -> None:
     """Write the page of a study: best points, heat map, parallel coordinates, Pareto fronts."""
     numbers = _drawn(points)
     left_out = len(points.rows) - len(numbers)
-    text = Template(resource("sweep.html")).substitute(
-        title=html.escape(points.name),
-        subtitle=html.escape(_subtitle(points)),
-        cards="".join(map(card_html, _cards(points))),
-        warnings=_warnings(points, left_out),
-        table=_table(points),
-        css=resource("page.css") + resource("sweep.css"),
-        plotly=plotly_source(),
-        data=inline_json(_data(points, numbers)),
-        script=scripts("common.js", "sweep.js"),
+    parts = {
+        "cards": "".join(map(card_html, _cards(points))),
+        "warnings": _warnings(points, left_out),
+        "table": _table(points),
+    }
+    write_page(
+        path,
+        "sweep.html",
+        parts,
+        title=points.name,
+        subtitle=_subtitle(points),
+        styles=("page.css", "sweep.css"),
+        code=("common.js", "sweep.js"),
+        data=_data(points, numbers),
     )
-    write_aside(path, text.encode())
 
 
 def _drawn(points: Points) -> list[int]:
@@ -88,7 +89,7 @@ def _warnings(points: Points, left_out: int) -> str:
     lines = [f"{count:,} x {reason}" for reason, count in points.reasons()[:5]]
     if left_out:
         lines.append(f"{left_out:,} points are in points.csv only; the figures show the best")
-    return "".join(f'<div class="warning">{html.escape(line)}</div>' for line in lines)
+    return warning_boxes(lines)
 
 
 def _table(points: Points) -> str:
