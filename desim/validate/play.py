@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from desim.api import Prediction, predict, predict_memory
+from desim.attempt import LOST, NO_MEMORY, fault, first_mistake, uncollected
 from desim.errors import DeadlockError, SpecError
 from desim.pool import Pool
 from desim.validate import memory_rows
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from desim.validate.assumptions import Assumptions
     from desim.validate.measurements import Measurement
 
-_NO_MEMORY = "this machine has too little memory to play it"
 _READING = 1.0  # work of a row, in a unit of its own
 
 
@@ -113,9 +112,9 @@ def prepare(task: Task) -> Prepared:
     except UnscoredError as error:
         return Prepared(None, reason=str(error))
     except SpecError as error:
-        return Prepared(None, reason=_first_mistake(error))
+        return Prepared(None, reason=_refused(error))
     except Exception as error:
-        return Prepared(None, reason=f"cannot be read: {_fault(error)}")
+        return Prepared(None, reason=f"cannot be read: {fault(error)}")
     return Prepared(scenario, _key(scenario))
 
 
@@ -127,23 +126,23 @@ def _key(scenario: Scenario) -> str:
 
 def play(job: Job) -> Outcome:
     """Play a scenario, or say why it cannot be played; never raises."""
-    collecting = gc.isenabled()
-    gc.disable()  # a run makes millions of objects and no cycles to speak of
-    try:
-        return Outcome((predict_memory if job.only_memory else predict)(job.scenario))
-    except SpecError as error:
-        return Outcome(None, _first_mistake(error))
-    except DeadlockError as error:
-        return Outcome(None, str(error).splitlines()[0])
-    except MemoryError:
-        return Outcome(None, _NO_MEMORY)
-    except Exception as error:
-        return Outcome(None, f"cannot be played: {_fault(error)}")
-    finally:
-        if collecting:
-            gc.enable()
-            gc.collect(0)
-            _give_back()
+    outcome = _attempt(job)
+    _give_back()
+    return outcome
+
+
+def _attempt(job: Job) -> Outcome:
+    with uncollected():
+        try:
+            return Outcome((predict_memory if job.only_memory else predict)(job.scenario))
+        except SpecError as error:
+            return Outcome(None, _refused(error))
+        except DeadlockError as error:
+            return Outcome(None, str(error).splitlines()[0])
+        except MemoryError:
+            return Outcome(None, NO_MEMORY)
+        except Exception as error:
+            return Outcome(None, f"cannot be played: {fault(error)}")
 
 
 def _give_back() -> None:
@@ -164,15 +163,8 @@ def estimated_work(job: Job) -> float:
     return float(layers + 1) * (1.0 if job.only_memory else micro_batches)
 
 
-def _first_mistake(error: SpecError) -> str:
-    first, *more = error.mistakes
-    also = f" (and {len(more)} more)" if more else ""
-    return f"desim refuses it: {first}{also}"
-
-
-def _fault(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+def _refused(error: SpecError) -> str:
+    return f"desim refuses it: {first_mistake(error)}"
 
 
 def _unread(task: Task) -> Prepared:
@@ -184,8 +176,8 @@ def _never(prepared: Prepared) -> bool:
 
 
 def _lost(job: Job) -> Outcome:
-    return Outcome(None, "its process died while it was played")
+    return Outcome(None, LOST)
 
 
 def _hungry(outcome: Outcome) -> bool:
-    return outcome.reason == _NO_MEMORY
+    return outcome.reason == NO_MEMORY

@@ -9,6 +9,7 @@ import numpy as np
 
 from desim.analyze.links import measured_window_ps
 from desim.api import run
+from desim.attempt import LOST, NO_MEMORY
 from desim.errors import DeadlockError, Mistake, SpecError
 from desim.export.carry import carried
 from desim.plan.mesh import build_mesh
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Ranks on the page and in the trace, of all variants together.
 _PAGE_RANKS, _TRACE_RANKS = 16, 32
-_NO_MEMORY = Mistake("", "this machine has too little memory to play it")
+_NO_MEMORY = Mistake("", NO_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def _classes(record: Record, ranks: Sequence[int]) -> list[int]:
 
 
 def _lost(variant: VariantPlay) -> Outcome:
-    return Outcome(mistakes=(Mistake("", "its process died while it was played"),))
+    return Outcome(mistakes=(Mistake("", LOST),))
 
 
 def _hungry(outcome: Outcome) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from desim.api import summary_of
+from desim.attempt import LOST, NO_MEMORY, fault, first_mistake, uncollected
 from desim.errors import DeadlockError, SpecError
 from desim.spec.dump import dump_scenario
 from desim.spec.load import load_scenario
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from desim.spec.scenario import Scenario
 
-NO_MEMORY = "this machine has too little memory to play it"
-LOST = "its process died while it was played"
 #: What stands for the name in the key of a scenario: names change nothing.
 _NAME = "point"
 
@@ -48,9 +46,9 @@ def prepare(source: PointSource) -> Prepared:
     try:
         return Prepared(key_of(load_scenario(source.base, source.overrides).scenario))
     except SpecError as error:
-        return Prepared("", _first_mistake(error))
+        return Prepared("", _refused(error))
     except Exception as error:
-        return Prepared("", _fault(error))
+        return Prepared("", _ours(error))
 
 
 def key_of(scenario: Scenario) -> str:
@@ -64,28 +62,23 @@ def play_point(source: PointSource) -> Finished:
     try:
         scenario = load_scenario(source.base, source.overrides).scenario
     except SpecError as error:
-        return Finished({}, _first_mistake(error))
+        return Finished({}, _refused(error))
     return play(scenario)
 
 
 def play(scenario: Scenario) -> Finished:
     """Play a scenario and return its scalars, or say why there are none; never raises."""
-    collecting = gc.isenabled()
-    gc.disable()  # a run makes millions of objects and no cycles to speak of
-    try:
-        return Finished(scalars(summary_of(scenario)))
-    except SpecError as error:
-        return Finished({}, _first_mistake(error))
-    except DeadlockError as error:
-        return Finished({}, str(error).splitlines()[0])
-    except MemoryError:
-        return Finished({}, NO_MEMORY, again=True)
-    except Exception as error:
-        return Finished({}, _fault(error))
-    finally:
-        if collecting:
-            gc.enable()
-            gc.collect(0)
+    with uncollected():
+        try:
+            return Finished(scalars(summary_of(scenario)))
+        except SpecError as error:
+            return Finished({}, _refused(error))
+        except DeadlockError as error:
+            return Finished({}, str(error).splitlines()[0])
+        except MemoryError:
+            return Finished({}, NO_MEMORY, again=True)
+        except Exception as error:
+            return Finished({}, _ours(error))
 
 
 def unread(source: PointSource) -> Prepared:
@@ -108,13 +101,10 @@ def hungry(finished: Finished) -> bool:
     return finished.error == NO_MEMORY
 
 
-def _first_mistake(error: SpecError) -> str:
+def _refused(error: SpecError) -> str:
     """The first mistake, without its file: rows are the same wherever the study lies."""
-    first, *more = error.mistakes
-    text = str(replace(first, file="", line=0))
-    return f"{text} (and {len(more)} more)" if more else text
+    return first_mistake(SpecError([replace(m, file="", line=0) for m in error.mistakes]))
 
 
-def _fault(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"a fault of desim's: {type(error).__name__}: {text}".rstrip(": ")
+def _ours(error: Exception) -> str:
+    return f"a fault of desim's: {fault(error)}"
