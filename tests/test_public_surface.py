@@ -127,6 +127,9 @@ def test_keys_of_summary_json(tmp_path: Path) -> None:
     assert set(desim.run(file).summary) == PROMISED | MORE | TOKENS
     samples = desim.run(ROOT / "scenarios" / "dlrm_a_128.yaml").summary
     assert set(samples) == PROMISED | MORE | SAMPLES
+    # Only where sequences are packed.
+    documents = desim.load(file, ["workload.documents.mean_tokens=100"])
+    assert set(desim.run(documents).summary) == PROMISED | MORE | TOKENS | {"attention_share"}
     # Only where memory does not suffice.
     little = desim.load(file, ["cluster.system.device.memory=100 MiB"])
     assert set(desim.run(little).summary) == PROMISED | MORE | TOKENS | {"warnings"}

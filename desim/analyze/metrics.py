@@ -12,6 +12,7 @@ from desim.analyze.memory import stage_peaks
 from desim.kernels.time import SOURCES
 from desim.models.count import flops_per_sample, parameter_count
 from desim.models.recipe import product_dtype
+from desim.plan.documents import attention_share
 from desim.record import PHASES, PS_PER_S
 
 if TYPE_CHECKING:
@@ -29,16 +30,19 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
     Times in seconds, sizes in bytes. `mfu` and `hfu` are fractions of the dense peak of the compute
     format; a model FLOP is 6 per parameter in matrix products and token plus 12 L h s per token of
     attention, halved under a causal mask (a recommendation model: three times its forward matrix
-    products). `hfu` adds what was recomputed.
+    products). `hfu` adds what was recomputed. Where sequences are packed of documents, attention
+    counts with the `attention_share` of its scores that are inside one.
     """
     step_s = record.step_time_ps / PS_PER_S
+    share = attention_share(plan.scenario)
     parts = breakdown(record)
     path = critical_path(record)
     return {
         "name": plan.scenario.name,
         "step_time_s": step_s,
         **_throughput(plan, step_s),
-        **_utilisation(plan, step_s),
+        **_utilisation(plan, step_s, share),
+        **({"attention_share": share} if plan.scenario.workload.documents else {}),
         **_job(plan),
         "rank_classes": len(record.classes),
         "tasks": record.num_tasks // record.num_steps,
@@ -55,10 +59,10 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
     }
 
 
-def _utilisation(plan: Plan, step_s: float) -> dict[str, float]:
+def _utilisation(plan: Plan, step_s: float, attention_share: float) -> dict[str, float]:
     """Rates of model FLOPs, absolute and as shares of the dense peak of the GEMMs' format."""
     workload, cluster = plan.scenario.workload, plan.scenario.cluster
-    flops = flops_per_sample(workload) * workload.global_batch
+    flops = flops_per_sample(workload, attention_share) * workload.global_batch
     peak = cluster.system.device.peak_flops_per_s[product_dtype(workload.precision)]
     rate = flops / step_s / cluster.devices
     return {

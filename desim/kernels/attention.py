@@ -13,7 +13,7 @@ from desim.kernels.roofline import memory_s, peak_flops_per_s
 from desim.kernels.time import KernelTime
 
 if TYPE_CHECKING:
-    from desim.models.op import Op
+    from desim.models.op import Op, Packing
     from desim.spec.hardware import AttentionBackend, AttentionEfficiency, Device
 
 #: backend -> the older ones that run where the device has none of it, nearest first
@@ -85,10 +85,15 @@ def head_dim_factor(op: Op, device: Device, peak: float, share: float) -> float:
 
 
 def is_causal(op: Op) -> bool:
-    """Return whether the op counts about half of the square of scores."""
+    """Return whether the op counts about half of the scores."""
+    return op.flops < 0.75 * _uncut_flops(op)
+
+
+def _uncut_flops(op: Op) -> float:
+    """FLOPs of all scores inside documents, none of them masked."""
     batch, heads, _, queries, keys, dim = op.shape
-    square = _GEMM_FLOPS[op.variant] * batch * heads * queries * keys * dim
-    return op.flops < 0.75 * square
+    density = op.packing.density if op.packing else 1.0
+    return _GEMM_FLOPS[op.variant] * batch * heads * queries * keys * dim * density
 
 
 def block_factor(op: Op) -> float:
@@ -96,9 +101,25 @@ def block_factor(op: Op) -> float:
 
     A causal row of nq blocks computes half of the square and half a block more: s / (s + block).
     """
+    if op.packing:
+        return _packed_block_factor(op, op.packing)
     queries, keys = op.shape[3], op.shape[4]
     whole = (queries / (ceil(queries / _ROWS) * _ROWS)) * (keys / (ceil(keys / _ROWS) * _ROWS))
     return whole * keys / (keys + _ROWS) if is_causal(op) else whole
+
+
+def _packed_block_factor(op: Op, packing: Packing) -> float:
+    """Return the same over documents, whose last blocks are anything from empty to full.
+
+    A document of x blocks takes n = x + f with f even in 0 to 1: n (n + 1) / 2 of a causal square,
+    on average (x^2 + 2 x + 5/6) / 2; of a rectangle of x by y blocks x y + (x + y) / 2 + 1/3.
+    """
+    batch, _, _, queries, keys, _ = op.shape
+    useful = batch * queries * keys * packing.density / _ROWS**2
+    documents, sides = batch * packing.documents, batch * (queries + keys) / _ROWS
+    if is_causal(op):
+        return useful / (useful + sides + documents * 5 / 6)
+    return useful / (useful + sides / 2 + documents / 3)
 
 
 def padding_factor(op: Op) -> float:
@@ -107,9 +128,7 @@ def padding_factor(op: Op) -> float:
     Kernels run both products at the wider one: keys of 192 and values of 128 (DeepSeek's latent
     attention) leave 0.83. That and nothing else explains the rows of validation/op_efficiency.csv.
     """
-    batch, heads, _, queries, keys, dim = op.shape
-    square = _GEMM_FLOPS[op.variant] * batch * heads * queries * keys * dim
-    return min(1.0, op.flops / (square * (0.5 if is_causal(op) else 1.0)))
+    return min(1.0, op.flops / (_uncut_flops(op) * (0.5 if is_causal(op) else 1.0)))
 
 
 def wave_factor(op: Op, device: Device, shares: AttentionEfficiency) -> float:
@@ -118,12 +137,23 @@ def wave_factor(op: Op, device: Device, shares: AttentionEfficiency) -> float:
     Equal blocks run in whole waves. Causal ones take from nothing to twice their mean: in no order
     of length the last to start adds on average half of the longest, one mean, as a tail, and the
     longest alone bounds the time (list scheduling, Graham 1969). A backend that starts the longest
-    first, or cuts blocks otherwise, has constants of its own.
+    first, or cuts blocks otherwise, has constants of its own. Blocks of documents are as long as
+    their document: the longest is that of the longest one.
     """
     batch, heads, _, queries, _, _ = op.shape
-    waves = batch * heads * ceil(queries / _ROWS) / device.sms
+    packing = op.packing
+    if packing is None:
+        blocks, stretch = float(batch * ceil(queries / _ROWS)), 1.0
+    else:
+        blocks = batch * (queries / _ROWS + packing.documents / 2)
+        stretch = packing.longest / packing.density
+    waves = heads * blocks / device.sms
     if not is_causal(op):
-        return waves / ceil(waves)
+        if packing is None:
+            return waves / ceil(waves)
+        return waves / max(waves + stretch / 2, stretch)
     if op.variant == "backward":
-        return waves / max(waves + shares.backward_tail, shares.backward_longest)
-    return waves / max(waves + shares.forward_tail, shares.forward_longest)
+        tail, longest = shares.backward_tail, shares.backward_longest
+    else:
+        tail, longest = shares.forward_tail, shares.forward_longest
+    return waves / max(waves + stretch * tail, stretch * longest)

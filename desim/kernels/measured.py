@@ -34,8 +34,8 @@ class MeasuredTables:
 
     GEMMs lie on a grid of m, n, k per format, layout and alignment; attention on one of batch x
     heads and sequence per backend, pass, mask, head dimension and heads per key; kernels that
-    stream memory go by their bytes per kind and share of reads. Batches of GEMMs and grouped GEMMs
-    are not looked up.
+    stream memory go by their bytes per kind and share of reads. Batches of GEMMs, grouped GEMMs and
+    attention over unlike documents are not looked up.
     """
 
     def __init__(self, rows: Iterable[MeasuredRow], backend: str) -> None:
@@ -99,7 +99,7 @@ def place(op: Op, backend: str) -> tuple[tuple[Hashable, ...], Sizes] | None:
         return ("gemm", op.dtype, layout, adds, aligned_bytes(op)), (m, n, k)
     if op.kind == "attention":
         batches, heads, kv_heads, queries, keys, dim = op.shape
-        if queries != keys or padding_factor(op) != 1.0:
+        if op.packing or queries != keys or padding_factor(op) != 1.0:
             return None
         kernel = ("attention", backend, op.dtype, op.variant, is_causal(op), dim)
         return (*kernel, heads / kv_heads), (batches * heads, queries)

@@ -184,7 +184,7 @@ def _fused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
 def _unfused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
     """Scores, softmax, dropout and weighted sum, each in device memory; all are recomputable.
 
-    GEMMs and kernels work on the whole square of scores, also under a causal mask.
+    GEMMs and kernels work on the whole square of scores, also under a mask.
     """
     scores, context = _score_module(model, shard), _weighted_sum_module(model, shard)
     heads = heads_of(model, shard)[0]
@@ -209,10 +209,15 @@ def _unfused_core(model: Transformer, shard: Shard) -> tuple[Module, ...]:
     return (scores, softmax, dropout, context)
 
 
+def _useful(model: Transformer, shard: Shard) -> float:
+    """Share of the square of scores that a mask leaves: causal, and inside documents."""
+    return (0.5 if model.causal else 1.0) * (shard.packing.density if shard.packing else 1.0)
+
+
 def _score_module(model: Transformer, shard: Shard) -> Module:
     heads, kv_heads = heads_of(model, shard)
     batch, queries, keys = shard.micro_batch * heads, shard.queries, shard.sequence_length
-    useful = 0.5 if model.causal else 1.0
+    useful = _useful(model, shard)
     dim = head_dims(model)[0]
     tokens = shard.micro_batch * shard.sequence_length
     repeat, repeat_back, extra = _repeat_ops(model, shard, heads, kv_heads, tokens)
@@ -236,7 +241,7 @@ def _score_module(model: Transformer, shard: Shard) -> Module:
 def _weighted_sum_module(model: Transformer, shard: Shard) -> Module:
     heads, _ = heads_of(model, shard)
     batch, queries, keys = shard.micro_batch * heads, shard.queries, shard.sequence_length
-    useful = 0.5 if model.causal else 1.0
+    useful = _useful(model, shard)
     dim = head_dims(model)[1]
     return Module(
         "weighted_sum",

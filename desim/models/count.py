@@ -135,13 +135,16 @@ def dense_parameters(model: Dlrm) -> int:
     )
 
 
-def model_flops_per_sample(model: Transformer | Dlrm, sequence_length: int) -> float:
+def model_flops_per_sample(
+    model: Transformer | Dlrm, sequence_length: int, attention_share: float = 1.0
+) -> float:
     """Return the FLOPs of training on one sample that MFU counts.
 
     A transformer: per token 6 x parameters in matrix products (LM head in, embedding look-up out)
     + 12 L h s of attention, h being heads x head dimension (the mean of a key's and a value's),
     halved for a causal mask (PaLM, arXiv:2204.02311, appendix B, there without the halving). Of
-    experts those count that a token visits. A recommendation model: three times its forward GEMMs.
+    experts those count that a token visits, of attention the `attention_share` that documents leave
+    of a sequence's scores. A recommendation model: three times its forward GEMMs.
     """
     if isinstance(model, Dlrm):
         return _TRAINING * dlrm_forward_flops(model)
@@ -152,7 +155,7 @@ def model_flops_per_sample(model: Transformer | Dlrm, sequence_length: int) -> f
     attention = 6.0 * model.layers * model.heads * widths * sequence_length
     if model.causal:
         attention /= 2
-    return sequence_length * (6.0 * matrices + attention)
+    return sequence_length * (6.0 * matrices + attention * attention_share)
 
 
 def dlrm_forward_flops(model: Dlrm) -> float:
@@ -179,13 +182,13 @@ def adapter_parameters(model: Transformer, lora: Lora) -> int:
     return model.layers * lora.rank * sum(sum(shapes[name]) for name in lora.targets)
 
 
-def flops_per_sample(workload: Workload) -> float:
+def flops_per_sample(workload: Workload, attention_share: float = 1.0) -> float:
     """Return the FLOPs of one sample that MFU counts, for the task that is run.
 
     Frozen weights do two thirds of the work of trained ones: their own gradient is not computed.
     """
     model, lora = workload.model, workload.adapters
-    total = model_flops_per_sample(model, workload.sequence_length)
+    total = model_flops_per_sample(model, workload.sequence_length, attention_share)
     if lora is None or isinstance(model, Dlrm):
         return total
     matrices = model.layers * block_matrix_parameters(model) + model.vocab * model.hidden

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from desim.models.op import Op
+from desim.models.packing import packed
 
 if TYPE_CHECKING:
     from desim.models.shard import Shard
@@ -43,7 +44,7 @@ class Rectangle(NamedTuple):
 
 
 def fused_ops(shard: Shard, work: Rectangle) -> tuple[Op, Op]:
-    """Return the forward and the backward kernel of attention over `work`.
+    """Return the forward and the backward kernel of attention over `work`, kept to documents.
 
     Shapes have the width of queries and keys; FLOPs and bytes are those of the mean width.
     """
@@ -73,4 +74,4 @@ def fused_ops(shard: Shard, work: Rectangle) -> tuple[Op, Op]:
         shape,
         "backward",
     )
-    return forward, backward
+    return packed(forward, shard.packing), packed(backward, shard.packing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 OpKind = Literal[
     "gemm",
@@ -31,6 +31,19 @@ OpKind = Literal[
 CORE_ATTENTION = ("core_attention",)
 
 
+class Packing(NamedTuple):
+    """Documents in the sequences of a micro-batch, as means over its sequences of s tokens."""
+
+    density: float
+    """Sum of l^2 over documents of l tokens, over s^2."""
+    documents: float
+    """Documents in a sequence."""
+    longest: float
+    """Tokens of the longest document, over s."""
+    equal: int = 0
+    """So many documents of equal length in every sequence; 0: they differ."""
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One kernel on one rank.
@@ -41,7 +54,8 @@ class Op:
     `variant` is the GEMM's layout (`forward`, `dgrad`, `wgrad`), attention's pass
     (`forward`, `backward`), else empty. `flops` counts a multiply-add as two and a causal mask
     as half. Bytes are those that must cross device memory once. `siblings` counts equal GEMMs, this
-    one among them, that follow each other on streams of their own.
+    one among them, that follow each other on streams of their own. `packing` are documents that
+    attention keeps to; its FLOPs count them.
     """
 
     name: str
@@ -53,6 +67,7 @@ class Op:
     shape: tuple[int, ...] = ()
     variant: str = ""
     siblings: int = 1
+    packing: Packing | None = None
 
     @property
     def groups(self) -> int:

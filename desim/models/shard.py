@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from desim.models.op import Packing
 from desim.models.recipe import Recipe, recipe_of
 from desim.models.width import element_bytes, element_dtype, stored_bytes
 from desim.spec.policy import ContextExchange, Kernels
@@ -36,7 +37,8 @@ class Shard:
     `context_place` is the rank's place in the sequence where each holds one chunk of it, None where
     causal work is balanced. `expert_load` are the tokens of this rank's experts over the mean,
     `busiest_load` those of the busiest rank of its expert group. Rows for experts travel in
-    `expert_chunks`; `shared_beside`: beside the shared expert.
+    `expert_chunks`; `shared_beside`: beside the shared expert. `packing`: the documents that
+    attention keeps to, None where a sequence is one.
     """
 
     tensor: int
@@ -63,6 +65,7 @@ class Shard:
     busiest_load: float = 1.0
     expert_chunks: int = 1
     shared_beside: bool = False
+    packing: Packing | None = None
 
     @property
     def recipe(self) -> Recipe | None:

@@ -16,6 +16,7 @@ from desim.plan.connections import in_issue_order
 from desim.plan.context import Context
 from desim.plan.disturb import Disturbed, disturb
 from desim.plan.dlrm_step import dlrm_programs
+from desim.plan.documents import draws_of, packing_of, with_draws
 from desim.plan.fold import Edges, Folding, fold
 from desim.plan.kinds import kinds_of
 from desim.plan.ledger import make_ledger
@@ -26,6 +27,7 @@ from desim.plan.tables import Tables
 from desim.plan.wiring import wire
 from desim.record import PS_PER_S
 from desim.spec.context import heads_inside
+from desim.spec.documents import are_drawn
 from desim.spec.loads import expert_loads
 
 if TYPE_CHECKING:
@@ -46,8 +48,8 @@ _PROGRAMS = {"transformer": pipeline_programs, "dlrm": dlrm_programs}
 class Plan:
     """All that the engine needs: what every rank does, with whom, over which links.
 
-    Rank r plays `programs[program_of[r]]`, those of all stages for each kind of rank; kernel i of
-    the tables takes `kernel_times[i]` alone.
+    Rank r plays `programs[program_of[r]]`, those of all stages for each kind of rank (all these for
+    each draw of documents); kernel i of the tables takes `kernel_times[i]` alone.
     """
 
     context: Context
@@ -104,6 +106,7 @@ def shard_of(scenario: Scenario) -> Shard:
         busiest_load=max(expert_loads(scenario)),
         expert_chunks=scenario.policies.experts.chunks,
         shared_beside=scenario.policies.experts.shared == "beside",
+        packing=packing_of(scenario),
     )
 
 
@@ -164,9 +167,16 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
     With `kept_repeats` the programs have about so many of the micro-batches that repeat, and leave
     out the others (`Program.left_out`) where that is much of a step.
     """
-    context = make_context(scenario, kept_repeats)
+    context = make_context(scenario, None if are_drawn(scenario) else kept_repeats)
     programs, ledgers = build_programs(context)
     mesh = context.mesh
+    kind = kinds_of(scenario, mesh, shard_of(scenario)).of_rank
+    program_of = kind * mesh.sizes["pp"] + mesh.coordinate("pp")
+    draws = draws_of(scenario, mesh.sizes["dp"], context.micro_batches)
+    if draws is not None:
+        program_of += len(programs) * draws.of_replica(mesh.coordinate("dp"))
+        programs = with_draws(programs, context.tables, draws)
+        ledgers = ledgers * len(draws.packings)
     topology = build_topology(context.system, scenario.cluster.devices)
     disturbed = disturb(scenario, topology)
     wiring = wire(
@@ -176,8 +186,6 @@ def build_plan(scenario: Scenario, kept_repeats: int | None = None) -> Plan:
         scenario,
         context.data_groups.neighbours,
     )
-    kind = kinds_of(scenario, mesh, shard_of(scenario)).of_rank
-    program_of = kind * mesh.sizes["pp"] + mesh.coordinate("pp")
     kernels = kernel_model(scenario)
     kernel_times = tuple(kernels.time(op) for op in context.tables.ops)
     return Plan(

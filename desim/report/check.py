@@ -10,6 +10,7 @@ from desim.analyze.fit import estimate_memory
 from desim.models.count import active_parameter_count, flops_per_sample, parameter_count
 from desim.network.topology import build_topology
 from desim.plan.disturb import disturb
+from desim.plan.documents import attention_share
 from desim.plan.mesh import build_mesh
 from desim.spec.dump import dump_scenario
 from desim.units import show
@@ -32,7 +33,7 @@ def examine(scenario: Scenario) -> dict[str, Any]:
     mesh = build_mesh(scenario.parallel)
     memory = estimate_memory(scenario)
     capacity = cluster.system.device.memory_bytes
-    flops = flops_per_sample(workload) * workload.global_batch
+    flops = flops_per_sample(workload, attention_share(scenario)) * workload.global_batch
     data = mesh.sizes["dp"]
     return {
         "name": scenario.name,

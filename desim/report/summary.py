@@ -45,6 +45,7 @@ def render(summary: Mapping[str, Any], record: Record, notes: Sequence[str] = ()
         *_critical_path(summary, step_time_s),
         "",
         footer(summary),
+        *_documents(summary),
         *_sources(summary.get("kernel_time_share", {})),
         *notes,
     ]
@@ -160,6 +161,13 @@ def _critical_path(summary: Mapping[str, Any], step_time_s: float) -> Iterator[s
         f"{part['what']} {100 * float(part['seconds']) / step_time_s:.1f} %" for part in largest
     ]
     yield from _wrapped("  largest parts ", tasks)
+
+
+def _documents(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what MFU counts of attention where sequences are packed of documents."""
+    if "attention_share" in summary:
+        share = 100 * float(summary["attention_share"])
+        yield f"documents: {share:.1f} % of a sequence's attention is inside one; MFU counts these"
 
 
 def _sources(shares: Mapping[str, float]) -> Iterator[str]:

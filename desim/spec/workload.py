@@ -8,6 +8,7 @@ from annotated_types import Ge, Lt
 from pydantic import Field
 
 from desim.spec.base import PositiveInt, Spec
+from desim.spec.documents import Documents
 from desim.spec.hardware import Dtype
 from desim.spec.mixture import Latent, Mixture
 
@@ -173,6 +174,8 @@ class Workload(Spec):
     """Samples per micro-batch on one data-parallel rank."""
     precision: Precision = Precision()
     """Number formats."""
+    documents: Documents | None = None
+    """Documents that sequences are packed of; left out: a sequence is one document."""
 
     @property
     def adapters(self) -> Lora | None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
@@ -20,7 +21,7 @@ from desim.kernels.attention import (
     padding_factor,
     wave_factor,
 )
-from desim.models.op import Op
+from desim.models.op import Op, Packing
 from desim.spec.hardware import AttentionBackend, AttentionEfficiency, Device
 
 ROOT = Path(__file__).parents[2]
@@ -155,3 +156,32 @@ def test_missing_backend_falls_back_to_an_older_one(device: Device) -> None:
     bare = device.model_copy(update={"kernels": kernels})
     with pytest.raises(SpecError, match="neither this backend"):
         choose_backend(bare, "flash2")
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_blocks_of_documents_are_those_of_each(causal: bool) -> None:
+    """Against counting blocks of 128 over documents of many lengths."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 4000, 20_000).astype(float)
+    tokens = int(lengths.sum())
+    density = float((lengths**2).sum()) / tokens**2
+    packing = Packing(density, len(lengths), float(lengths.max()) / tokens)
+    op = attention(tokens, causal=causal)
+    op = replace(op, flops=op.flops * density, packing=packing)
+    assert is_causal(op) == causal
+    rows = np.ceil(lengths / 128)
+    blocks = rows * (rows + 1) / 2 if causal else rows**2
+    counted = (lengths**2).sum() / (2 if causal else 1) / (blocks.sum() * 128**2)
+    assert block_factor(op) == pytest.approx(counted, rel=1e-3)
+
+
+def test_one_long_document_is_waited_for(device: Device) -> None:
+    """Documents alike are a batch; the tail grows with the longest of others over their mean."""
+    shares = AttentionEfficiency(forward=0.5, backward=0.4)
+    op = attention(16384, heads=64)
+    alike = replace(op, packing=Packing(1 / 16, 16, 1 / 16))
+    batch = replace(op, shape=(16, 64, 64, 1024, 1024, 128))
+    even, tail = wave_factor(alike, device, shares), 1 / wave_factor(alike, device, shares) - 1
+    assert even == pytest.approx(wave_factor(batch, device, shares), rel=0.01)
+    uneven = replace(op, packing=Packing(1 / 16, 16, 1 / 4))
+    assert wave_factor(uneven, device, shares) == pytest.approx(1 / (1 + 4 * tail))

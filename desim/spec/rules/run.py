@@ -10,6 +10,7 @@ from desim.spec.nodes import Node, Path
 from desim.spec.rules import (
     context,
     data,
+    documents,
     experts,
     mesh,
     model,
@@ -34,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     *task.RULES,
     *context.RULES,
     *data.RULES,
+    *documents.RULES,
 )
 
 
