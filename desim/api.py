@@ -13,10 +13,10 @@ from desim.analyze.metrics import summarize
 from desim.engine.simulate import measure_folded, measure_step_ps, simulate, simulate_briefly
 from desim.plan.build import build_plan, build_programs, make_context
 from desim.plan.limits import require_countable
+from desim.plan.load import load_scenario
 from desim.plan.reserve import outside_bytes, reserved_bytes
 from desim.record import PS_PER_S
 from desim.spec.dump import dump_scenario
-from desim.spec.load import load_scenario
 from desim.spec.scenario import Jitter, Scenario
 
 if TYPE_CHECKING:

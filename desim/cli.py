@@ -95,9 +95,9 @@ def _complain(error: SpecError) -> None:
 
 def _run(given: Sequence[str]) -> int:
     options = run_parser().parse_args(given)
+    from desim.plan.load import load_scenario
     from desim.report.folder import results_folder
     from desim.report.progress import Progress
-    from desim.spec.load import load_scenario
 
     loaded = load_scenario(options.scenario, options.set)
     scenario = loaded.scenario
@@ -166,8 +166,8 @@ def _show(result: Result, folder: Path, written: list[Path]) -> None:
 
 def _check(given: Sequence[str]) -> int:
     options = check_parser().parse_args(given)
+    from desim.plan.load import load_scenario
     from desim.report.check import check_text, examine
-    from desim.spec.load import load_scenario
 
     loaded = load_scenario(options.scenario, options.set)
     with _located(loaded):

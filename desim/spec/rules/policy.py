@@ -14,6 +14,9 @@ from desim.spec.rules.finding import (
 from desim.spec.scenario import Scenario, SlowDevice
 from desim.spec.workload import Dlrm, Transformer
 
+#: What `plan.load` adds the bytes to.
+NOT_IN_A_PIPELINE = "is not played with pipeline > 1"
+
 
 def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
     """Choices that the job has no use for are named, not refused."""
@@ -187,7 +190,7 @@ def sharding_fits_pipeline(scenario: Scenario) -> Iterator[Finding]:
     times = f"{count} times" if count else "once per micro-batch"
     moved = "gradients reduce-scattered" if parallel.zero == 2 else "parameters gathered"
     rule = (
-        f"zero: {parallel.zero} is not played with pipeline > 1: every stage would have its "
+        f"zero: {parallel.zero} {NOT_IN_A_PIPELINE}: every stage would have its "
         f"{moved} for each micro-batch ({times} a step instead of once)"
     )
     yield Finding("parallel.zero", rule, parallel.zero, "set zero: 1, or pipeline: 1")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
-from desim.spec.load import load_scenario
+from desim.plan.load import load_scenario
 from desim.spec.scenario import Scenario
 from desim.study.compare.variants import Variant, named_mistakes, require_distinct, require_number
 

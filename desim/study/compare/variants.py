@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from desim.errors import Mistake, SpecError
-from desim.spec.load import load_scenario
+from desim.plan.load import load_scenario
 from desim.spec.nodes import plain
 from desim.spec.yaml_source import read_text
 from desim.study.axis import Axis, override

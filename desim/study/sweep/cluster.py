@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from desim.errors import Mistake, SpecError
-from desim.spec.load import load_scenario
+from desim.plan.load import load_scenario
 from desim.study.sweep.journal import Finished
 from desim.study.sweep.play import play
 

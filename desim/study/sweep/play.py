@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from desim.api import summary_of
 from desim.attempt import LOST, NO_MEMORY, fault, first_mistake, uncollected
 from desim.errors import DeadlockError, SpecError
+from desim.plan.load import load_scenario
 from desim.spec.dump import dump_scenario
-from desim.spec.load import load_scenario
 from desim.spec.scenario import Output
 from desim.study.scalars import scalars
 from desim.study.sweep.journal import Finished
