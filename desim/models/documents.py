@@ -2,7 +2,7 @@
 
 Drawn documents make an endless stream, which sequences of s tokens cut anywhere. Two tokens u
 apart are of one document with probability E[(L - u)+] / E[L] (a renewal process in equilibrium:
-Cox 1962, "Renewal Theory", section 5), so that the squares of lengths in a sequence are expected
+Cox 1962, "Renewal Theory"), so that the squares of lengths in a sequence are expected
 to add up to
 
     2 / E[L] x integral over u from 0 to s of (s - u) E[(L - u)+]

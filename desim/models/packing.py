@@ -13,7 +13,7 @@ def packed(op: Op, packing: Packing | None) -> Op:
     """Return an attention kernel over the documents of its sequences.
 
     With attention inside documents only, FLOPs are those of the sum of l^2 over documents of l
-    tokens in place of the square of a sequence (Krell et al. 2021, arXiv:2107.02027, section 3.3).
+    tokens in place of the square of a sequence (Krell et al. 2021, arXiv:2107.02027).
     Equal documents are a batch of shorter sequences. Bytes are the same: every query, key and value
     is read once. Ranks that share a sequence each have as large a part of every document
     (Transformer Engine's `thd_get_partitioned_indices` cuts each document into 2 x ranks chunks),

@@ -48,19 +48,43 @@ class PassPolicy:
     """The policies that shape one pass.
 
     `sharded`: gradients of weights belong to their sharding unit and take no memory of their own.
-    `split`: gradients of weight matrices are left to a pass of their own.
+    `split`: gradients of weight matrices are left to a pass of their own. `restored`: so many
+    blocks of a chunk, from its last one that recomputes on, run again before the backward pass.
     """
 
     tensor: Literal["none", "megatron", "chunked"]
     recompute: Recompute = Recompute()
     sharded: bool = False
     split: bool = False
+    restored: int = 0
 
 
 def forward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
     """Issue the forward pass of `chunk`."""
     for position in range(len(chunk)):
         forward_layer(emit, chunk, position, policy, hooks)
+
+
+def restore_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy) -> None:
+    """Run again what `policy.restored` blocks of the backward pass of `chunk` need.
+
+    It needs nothing of the gradient, so that it may run before that arrives (Merak: Lai et al.
+    2022, arXiv:2206.04959).
+    """
+    emit.phase = "recompute"
+    for position in sorted(_restored(chunk, policy), reverse=True):
+        emit.layer, layer = chunk[position]
+        keep = _keeping(chunk, position, policy)
+        for part in reversed(range(len(layer.modules))):
+            _recompute(emit, layer, keep, part, policy)
+
+
+def _restored(chunk: Chunk, policy: PassPolicy) -> list[int]:
+    """Positions of the blocks that have run again before the backward pass."""
+    if policy.recompute.kind == "none" or not policy.restored:
+        return []
+    recomputed = recomputed_positions([layer for _, layer in chunk], policy.recompute)
+    return sorted(recomputed)[-policy.restored :]
 
 
 def backward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
@@ -101,6 +125,8 @@ def backward_layer(
     for hook in hooks:
         hook.before_layer(emit, "backward", position)
     keep = _keeping(chunk, position, policy)
+    if position in _restored(chunk, policy):
+        keep = replace(keep, again={})
     stream = layer.input_bytes if layer.kind == "block" else 0.0
     emit.memory("workspace", stream)
     hidden: dict[int, list[Mark]] = {}

@@ -26,7 +26,8 @@ class Messages:
     is posted `ahead` passes ahead and a send is not waited for. With `free_sends` (several chunks,
     or weight gradients placed apart) a stage, and its host, never waits for its sends: with
     blocking sends around the ring nobody would receive. `turn` is the first part that runs from the
-    last stage back to the first: what goes to it stays on its stage.
+    last stage back to the first: what goes to it stays on its stage. `prepare` places what a pass
+    may do before its input has arrived; messages then run beside it.
     """
 
     def __init__(
@@ -39,10 +40,13 @@ class Messages:
         free_sends: bool,
         turn: int | None = None,
         ahead: int = 1,
+        prepare: Callable[[ProgramBuilder, Pass], None] | None = None,
     ) -> None:
         self._emitter = emitter
         self._size = size_bytes
         self._async = mode == "async"
+        self._beside = self._async or prepare is not None
+        self._prepare = prepare or _nothing
         self._parts = num_parts
         self._free_sends = free_sends
         self._ahead = ahead
@@ -76,7 +80,7 @@ class Messages:
             emit = self._emitter()
             emit.phase = "forward" if "forward" in slot else "backward"
             after = NOTHING if early else START
-            emit.output(slot, emit.message(slot, self._size, (after,), beside=self._async))
+            emit.output(slot, emit.message(slot, self._size, (after,), beside=self._beside))
             self._templates[key] = emit.finish()
         return list(builder.place(self._templates[key], micro_batch)[slot])
 
@@ -96,6 +100,7 @@ class Messages:
             return
         arrived = self._post_all(builder, self._inputs(turns[0]))
         for turn, following in zip(turns, [*turns[1:], ()], strict=True):
+            self._prepare_all(builder, turn)
             if arrived:
                 builder.wait(arrived)
                 if self._free_sends:
@@ -117,11 +122,16 @@ class Messages:
             for following in turns[len(arrived) : i + self._ahead + 1]:
                 wanted = self._inputs(following)
                 arrived.append(self._post_all(builder, wanted, early=self._ahead > 0))
+            self._prepare_all(builder, turn)
             if arrived[i]:
                 builder.wait(arrived[i])
             for item, _ in turn:
                 place(item)
             self._post_all(builder, self._results(turn))
+
+    def _prepare_all(self, builder: ProgramBuilder, turn: Turn) -> None:
+        for item, _ in turn:
+            self._prepare(builder, item)
 
     def _inputs(self, turn: Turn) -> list[tuple[int, str]]:
         """Micro-batches and slots of what a turn receives."""
@@ -157,6 +167,10 @@ class Messages:
             builder.synchronize()
         received = self._post_all(builder, wanted)
         return [*sent, *received] if paired and not self._free_sends else received
+
+
+def _nothing(builder: ProgramBuilder, item: Pass) -> None:
+    """Nothing is placed before a pass."""
 
 
 def _together(order: Turn) -> list[list[tuple[Pass, int]]]:

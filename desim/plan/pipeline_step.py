@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
@@ -12,7 +12,14 @@ from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
 from desim.plan.fsdp import Accumulation, ShardLayers
 from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.orders import make_orders
-from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
+from desim.plan.passes import (
+    Hooks,
+    PassPolicy,
+    backward_pass,
+    exposed,
+    forward_pass,
+    restore_pass,
+)
 from desim.plan.pipeline import Messages
 from desim.plan.program import Program, ProgramBuilder
 from desim.plan.recompute import Recompute
@@ -21,7 +28,9 @@ from desim.plan.schedules import layout_of
 from desim.plan.schedules.passes import Pass, part_of
 from desim.plan.stages import Chunk, split_layers
 from desim.plan.step_ends import StepEnds, clean_cut
+from desim.plan.ways import Way, adding, numbered_from_zero, way_of
 from desim.plan.weight_pass import weight_pass
+from desim.spec.recompute import restored_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,10 +106,11 @@ class StageStep:
         self._policy = PassPolicy(
             self._policies.overlap.tensor, recompute, self._zero == 3, self._split
         )
+        self._restored = restored_blocks(scenario)
         self._ends = StepEnds(context, stage, chunks)
         self._received: dict[tuple[int, bool], bool] = {}
         self._layers_of = [tuple(id(layer) for _, layer in chunk) for chunk in chunks]
-        self._ways: dict[int, _Way] = {}
+        self._ways: dict[int, Way] = {}
         self._positions: list[list[Position]] | None = None
 
     def program(self, order: Sequence[Pass], warm_up: int) -> Program:
@@ -109,7 +119,7 @@ class StageStep:
         Where a step ends in a state that repeats, its end is enough.
         """
         builder = ProgramBuilder()
-        self._ways = {number: _way(order, number) for number in range(len(self._chunks))}
+        self._ways = {number: way_of(order, number) for number in range(len(self._chunks))}
         if clean_cut(self._context):
             self._ends.update(builder)
         else:
@@ -138,7 +148,7 @@ class StageStep:
         return [
             {
                 "forward": self._forward(number, awaits=False, fresh=False),
-                "backward": self._backward(number, reduces=False, adds=False),
+                "backward": self._backward(number, reduces=False, adds=False, restores=True),
                 "weight": self._weight(number, reduces=False, adds=False),
             }
             for number in range(len(self._chunks))
@@ -212,7 +222,21 @@ class StageStep:
             free_sends=self._split or self._layout.chunks or not self._layout.repeats,
             turn=self._stages if self._folded_back else None,
             ahead=self._policies.overlap.receive_ahead,
+            prepare=self._restore if self._restored else None,
         )
+
+    def _restore(self, builder: ProgramBuilder, item: Pass) -> None:
+        """Place what a backward pass runs again before the gradient that it waits for is there."""
+        number = item.chunk
+        if item.kind in ("forward", "weight") or not self._receives(number, first=False):
+            return
+        key, chunk = self._key(number, "restore"), self._chunks[number]
+        if key not in self._cache:
+            emit = self._context.emitter()
+            policy = replace(self._policy, restored=self._restored)
+            restore_pass(emit, numbered_from_zero(chunk), policy)
+            self._cache[key] = emit.finish(self._context.graph_launch_ps)
+        builder.place(self._cache[key], item.micro_batch, layer_offset=chunk[0][0])
 
     def _place(self, builder: ProgramBuilder, item: Pass) -> None:
         first, way = self._chunks[item.chunk][0][0], self._ways[item.chunk]
@@ -240,7 +264,7 @@ class StageStep:
         else:
             template = self._backward(item.chunk, reduces=reduces, adds=adds, whole=True)
         builder.place(template, item.micro_batch, layer_offset=first)
-        if every and item.kind in _adding(split=self._split):
+        if every and item.kind in adding(split=self._split):
             self._ends.reduce_exposed(builder, item.chunk)
 
     def _key(self, number: int, *flavour: object) -> tuple[object, ...]:
@@ -276,7 +300,7 @@ class StageStep:
             hooks.extend(self._low_precision(chunk) if fresh else self._amax(chunk))
             emit = self._context.emitter()
             self._join_parts(emit, number, first=True)
-            forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
+            forward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -289,17 +313,26 @@ class StageStep:
             shares, lambda emit, share: ends.gather_share(emit, number, share, emit.now())
         )
 
-    def _backward(self, number: int, *, reduces: bool, adds: bool, whole: bool = False) -> Template:
+    def _backward(
+        self,
+        number: int,
+        *,
+        reduces: bool,
+        adds: bool,
+        whole: bool = False,
+        restores: bool = False,
+    ) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
         received = self._receives(number, first=False)
         split = self._split and not whole
-        key = self._key(number, "backward", split, reduces, adds, len(buckets), received)
+        restored = 0 if restores or not received else self._restored
+        key = self._key(number, "backward", split, reduces, adds, len(buckets), received, restored)
         if key not in self._cache:
             hooks = [*self._gradient_hooks(number, reduces=reduces, adds=adds), *self._amax(chunk)]
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
-            policy = replace(self._policy, split=split)
-            backward_pass(emit, _numbered_from_zero(chunk), policy, hooks)
+            policy = replace(self._policy, split=split, restored=restored)
+            backward_pass(emit, numbered_from_zero(chunk), policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -310,7 +343,7 @@ class StageStep:
             hooks = self._gradient_hooks(number, reduces=reduces, adds=adds)
             emit = self._context.emitter()
             overlap = self._policy.tensor != "none"
-            weight_pass(emit, _numbered_from_zero(chunk), hooks, overlap=overlap)
+            weight_pass(emit, numbered_from_zero(chunk), hooks, overlap=overlap)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -348,36 +381,7 @@ class StageStep:
                 hooks.insert(0, AddGradients(chunk, context.gradient_bytes))
             hooks.extend(self._low_precision(chunk))
             emit = context.emitter()
-            forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
-            backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
+            forward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
+            backward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish()
         return self._cache[key]
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """Micro-batches of a chunk: the first forward, the first and the last of its gradients."""
-
-    first: int
-    first_added: int
-    last_added: int
-
-
-def _way(order: Sequence[Pass], chunk: int) -> _Way:
-    """Read a chunk's way off the order of its stage."""
-    held = [item for item in order if item.chunk == chunk]
-    first = next(item.micro_batch for item in held if item.kind == "forward")
-    split = any(item.kind == "weight" for item in held)
-    added = [item.micro_batch for item in held if item.kind in _adding(split=split)]
-    return _Way(first, added[0], added[-1])
-
-
-def _adding(*, split: bool) -> tuple[Kind, ...]:
-    """Kinds of passes that make gradients of weights; `split`: some have passes of their own."""
-    return ("weight" if split else "backward", "whole", "joined")
-
-
-def _numbered_from_zero(chunk: Chunk) -> Chunk:
-    """The chunk with layers numbered from its first, so that equal chunks share a template."""
-    first = chunk[0][0]
-    return tuple((number - first, layer) for number, layer in chunk)

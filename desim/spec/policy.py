@@ -140,6 +140,13 @@ class Policies(Spec):
     """Whether `full` and `selective` recomputation end once all that is saved is there again, which
     leaves out the last matrix product of a block without dropout: PyTorch's non-reentrant
     checkpoint since 2.1, XLA. Megatron-LM and DeepSpeed run the whole block."""
+    recompute_in: Literal["backward", "bubble"] = "backward"
+    """When a stage recomputes: as its backward pass comes to a block, or before the gradient that
+    this pass waits for has arrived, so that it fills the bubble or the wait (Merak, arXiv
+    2206.04959; Megatron-LM has no flag for it)."""
+    recompute_ahead: PositiveInt = 1
+    """Blocks of each chunk that run again before the gradient is there under `recompute_in:
+    bubble`, from the last one that recomputes on; each more of them holds what it restores."""
     overlap: Overlap = Overlap()
     """What communication may run beside compute."""
     context: ContextExchange = "all_gather"

@@ -242,6 +242,7 @@ def test_notes_are_not_mistakes(load: Load) -> None:
     many = load("policies={recompute: full, recompute_layers: 99}")
     assert any("is taken as 8: no stage has more layers" in note for note in many.notes), many.notes
     assert load("policies={recompute: full, recompute_layers: 1}").notes == ()
+    assert load("policies={recompute: full, recompute_in: bubble, recompute_ahead: 2}").notes == ()
     assert load().notes == ()
 
 
@@ -320,6 +321,19 @@ def test_a_job_that_fills_its_last_domain_in_part_is_told_of_segments(load: Load
                 "policies.recompute_modules=[expert_activation]",
             ],
             "has no effect on experts in chunks",
+        ),
+        (["policies.recompute_in=bubble"], "recompute: none runs nothing again"),
+        (
+            ["policies={recompute: full, recompute_in: bubble}", "parallel.pipeline=1"],
+            "recompute_in: has no effect: without a pipeline",
+        ),
+        (
+            ["policies={recompute: full, recompute_ahead: 2}"],
+            "recompute_ahead: has no effect under recompute_in: backward",
+        ),
+        (
+            ["policies={recompute_in: bubble, recompute_ahead: 2}"],
+            "recompute_ahead: has no effect: recompute: none",
         ),
     ],
 )

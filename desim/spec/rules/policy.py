@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from desim.spec.policy import Policies
 from desim.spec.rules.finding import (
     Finding,
     Rule,
@@ -121,6 +122,27 @@ def recomputed_layers_exist(scenario: Scenario) -> Iterator[Finding]:
     if layers > most:
         text = f"is taken as {most}: no {'virtual ' if chunks > scenario.parallel.pipeline else ''}"
         yield Finding("policies.recompute_layers", f"{text}stage has more layers", note=True)
+
+
+def recomputation_fills_bubbles(scenario: Scenario) -> Iterator[Finding]:
+    """Only a stage that recomputes and waits for a gradient can do the one in the other."""
+    policies, usual = scenario.policies, Policies()
+    reason = ""
+    if isinstance(scenario.workload.model, Dlrm):
+        reason = "a recommendation model does not use it"
+    elif policies.recompute == "none":
+        reason = "recompute: none runs nothing again"
+    elif scenario.parallel.pipeline == 1:
+        reason = "without a pipeline no stage waits for a gradient"
+    chosen = policies.recompute_in
+    if chosen != usual.recompute_in and reason:
+        yield Finding("policies.recompute_in", f"has no effect: {reason}", chosen, note=True)
+    ahead, path = policies.recompute_ahead, "policies.recompute_ahead"
+    if ahead != usual.recompute_ahead and (reason or chosen == usual.recompute_in):
+        text = (
+            f"has no effect: {reason}" if reason else f"has no effect under recompute_in: {chosen}"
+        )
+        yield Finding(path, text, ahead, "recompute_in: bubble uses it", note=True)
 
 
 def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
@@ -266,6 +288,7 @@ RULES = (
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(recompute_choices_are_used, ("policies", "workload.model")),
     Rule(recomputed_layers_exist, ("policies", "workload.model", "parallel")),
+    Rule(recomputation_fills_bubbles, ("policies", "workload.model", "parallel.pipeline")),
     Rule(
         chunks_need_sequence_parallelism,
         ("policies.overlap.tensor", "parallel.tensor", "parallel.sequence"),
