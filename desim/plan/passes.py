@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from desim.models.live import backward_live_bytes, forward_live_bytes
-from desim.plan.recompute import Keeping, Recompute, keeping, recomputed_positions
+from desim.plan.recompute import (
+    Keeping,
+    Recompute,
+    keeping,
+    recomputed_positions,
+    restored_positions,
+)
 from desim.plan.weight_pass import (
     OUTPUT_GRADIENTS,
     input_bytes,
@@ -48,43 +54,19 @@ class PassPolicy:
     """The policies that shape one pass.
 
     `sharded`: gradients of weights belong to their sharding unit and take no memory of their own.
-    `split`: gradients of weight matrices are left to a pass of their own. `restored`: so many
-    blocks of a chunk, from its last one that recomputes on, run again before the backward pass.
+    `split`: gradients of weight matrices are left to a pass of their own.
     """
 
     tensor: Literal["none", "megatron", "chunked"]
     recompute: Recompute = Recompute()
     sharded: bool = False
     split: bool = False
-    restored: int = 0
 
 
 def forward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
     """Issue the forward pass of `chunk`."""
     for position in range(len(chunk)):
         forward_layer(emit, chunk, position, policy, hooks)
-
-
-def restore_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy) -> None:
-    """Run again what `policy.restored` blocks of the backward pass of `chunk` need.
-
-    It needs nothing of the gradient, so that it may run before that arrives (Merak: Lai et al.
-    2022, arXiv:2206.04959).
-    """
-    emit.phase = "recompute"
-    for position in sorted(_restored(chunk, policy), reverse=True):
-        emit.layer, layer = chunk[position]
-        keep = _keeping(chunk, position, policy)
-        for part in reversed(range(len(layer.modules))):
-            _recompute(emit, layer, keep, part, policy)
-
-
-def _restored(chunk: Chunk, policy: PassPolicy) -> list[int]:
-    """Positions of the blocks that have run again before the backward pass."""
-    if policy.recompute.kind == "none" or not policy.restored:
-        return []
-    recomputed = recomputed_positions([layer for _, layer in chunk], policy.recompute)
-    return sorted(recomputed)[-policy.restored :]
 
 
 def backward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
@@ -125,8 +107,6 @@ def backward_layer(
     for hook in hooks:
         hook.before_layer(emit, "backward", position)
     keep = _keeping(chunk, position, policy)
-    if position in _restored(chunk, policy):
-        keep = replace(keep, again={})
     stream = layer.input_bytes if layer.kind == "block" else 0.0
     emit.memory("workspace", stream)
     hidden: dict[int, list[Mark]] = {}
@@ -170,8 +150,26 @@ def _keeping(chunk: Chunk, position: int, policy: PassPolicy) -> Keeping:
     if policy.recompute.kind != "none":
         layers = [held for _, held in chunk]
         if position in recomputed_positions(layers, policy.recompute):
-            return keeping(layer, policy.recompute)
+            found = keeping(layer, policy.recompute)
+            done = position in restored_positions(layers, policy.recompute)
+            return replace(found, again={}) if done else found
     return keeping(layer, Recompute())
+
+
+def restore_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy) -> None:
+    """Run again what the blocks of `chunk` need that the policy's recomputation restores ahead.
+
+    It needs nothing of the gradient, so that it may run before that arrives (Merak: Lai et al.
+    2022, arXiv:2206.04959).
+    """
+    emit.phase = "recompute"
+    positions = restored_positions([layer for _, layer in chunk], policy.recompute)
+    policy = replace(policy, recompute=replace(policy.recompute, restored=0))
+    for position in sorted(positions, reverse=True):
+        emit.layer, layer = chunk[position]
+        keep = _keeping(chunk, position, policy)
+        for part in reversed(range(len(layer.modules))):
+            _recompute(emit, layer, keep, part, policy)
 
 
 def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPolicy) -> list[Mark]:

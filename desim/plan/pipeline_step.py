@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def pipeline_programs(context: Context) -> list[Program]:
         for kind in context.kinds
         for stage, held in enumerate(stage_chunks(kind))
     ]
-    costed = [step.costed() for step in steps[: context.scenario.parallel.pipeline]]
+    costed = [step.late().costed() for step in steps[: context.scenario.parallel.pipeline]]
     orders, warm_up = make_orders(context, costed, steps[0].message_bytes)
     lengths = (1, context.scenario.parallel.pipeline)
     kept, count = context.kept_repeats, context.micro_batches
@@ -106,7 +107,8 @@ class StageStep:
         self._policy = PassPolicy(
             self._policies.overlap.tensor, recompute, self._zero == 3, self._split
         )
-        self._restored = restored_blocks(scenario)
+        ahead = replace(recompute, restored=restored_blocks(scenario))
+        self._ahead = replace(self._policy, recompute=ahead)
         self._ends = StepEnds(context, stage, chunks)
         self._received: dict[tuple[int, bool], bool] = {}
         self._layers_of = [tuple(id(layer) for _, layer in chunk) for chunk in chunks]
@@ -141,6 +143,14 @@ class StageStep:
         repeats_all = found if len(found) == len(repeats) else ()
         return replace(program, repeats=repeats_all, left_out=short.left_out)
 
+    def late(self) -> StageStep:
+        """The same where nothing is recomputed before its gradient is there."""
+        if not self._ahead.recompute.restored:
+            return self
+        step = copy(self)
+        step._ahead, step._cache = self._policy, {}
+        return step
+
     def costed(self) -> list[dict[Kind, Template]]:
         """The passes of each chunk, for schedules that go by what they cost; else nothing."""
         if not self._split:
@@ -148,7 +158,7 @@ class StageStep:
         return [
             {
                 "forward": self._forward(number, awaits=False, fresh=False),
-                "backward": self._backward(number, reduces=False, adds=False, restores=True),
+                "backward": self._backward(number, reduces=False, adds=False),
                 "weight": self._weight(number, reduces=False, adds=False),
             }
             for number in range(len(self._chunks))
@@ -222,7 +232,7 @@ class StageStep:
             free_sends=self._split or self._layout.chunks or not self._layout.repeats,
             turn=self._stages if self._folded_back else None,
             ahead=self._policies.overlap.receive_ahead,
-            prepare=self._restore if self._restored else None,
+            prepare=self._restore if self._ahead.recompute.restored else None,
         )
 
     def _restore(self, builder: ProgramBuilder, item: Pass) -> None:
@@ -233,8 +243,7 @@ class StageStep:
         key, chunk = self._key(number, "restore"), self._chunks[number]
         if key not in self._cache:
             emit = self._context.emitter()
-            policy = replace(self._policy, restored=self._restored)
-            restore_pass(emit, numbered_from_zero(chunk), policy)
+            restore_pass(emit, numbered_from_zero(chunk), self._ahead)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         builder.place(self._cache[key], item.micro_batch, layer_offset=chunk[0][0])
 
@@ -313,25 +322,16 @@ class StageStep:
             shares, lambda emit, share: ends.gather_share(emit, number, share, emit.now())
         )
 
-    def _backward(
-        self,
-        number: int,
-        *,
-        reduces: bool,
-        adds: bool,
-        whole: bool = False,
-        restores: bool = False,
-    ) -> Template:
+    def _backward(self, number: int, *, reduces: bool, adds: bool, whole: bool = False) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
         received = self._receives(number, first=False)
         split = self._split and not whole
-        restored = 0 if restores or not received else self._restored
-        key = self._key(number, "backward", split, reduces, adds, len(buckets), received, restored)
+        key = self._key(number, "backward", split, reduces, adds, len(buckets), received)
         if key not in self._cache:
             hooks = [*self._gradient_hooks(number, reduces=reduces, adds=adds), *self._amax(chunk)]
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
-            policy = replace(self._policy, split=split, restored=restored)
+            policy = replace(self._ahead if received else self._policy, split=split)
             backward_pass(emit, numbered_from_zero(chunk), policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]

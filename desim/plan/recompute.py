@@ -28,12 +28,16 @@ DISCARDED = frozenset({"norm", "activation", "expert_activation", "mla_up"})
 
 @dataclass(frozen=True, slots=True)
 class Recompute:
-    """The policy: what is recomputed, and in how many blocks of each chunk (`None`: all)."""
+    """The policy: what is recomputed, and in how many blocks of each chunk (`None`: all).
+
+    `restored`: so many of them, from the last one on, have run again before the backward pass.
+    """
 
     kind: Literal["none", "selective", "per_op", "full"] = "none"
     modules: tuple[str, ...] = ("core_attention",)
     layers: int | None = None
     early_stop: bool = False
+    restored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +155,9 @@ def recomputed_positions(layers: Sequence[Layer], policy: Recompute) -> frozense
     """
     blocks = [position for position, layer in enumerate(layers) if layer.kind == "block"]
     return frozenset(blocks if policy.layers is None else blocks[: policy.layers])
+
+
+def restored_positions(layers: Sequence[Layer], policy: Recompute) -> frozenset[int]:
+    """Return the positions in a chunk of the blocks that run again before the backward pass."""
+    blocks = sorted(recomputed_positions(layers, policy))
+    return frozenset(blocks[-policy.restored :] if policy.restored else ())
