@@ -17,7 +17,7 @@ from desim.analyze.critical_path import critical_path
 from desim.analyze.distinct import distinct
 from desim.export.lanes import chunk_numbers
 from desim.export.titles import task_title
-from desim.record import LANES, PHASES, PS_PER_S
+from desim.record import GROUP_OF_LANE, LANES, PHASES, PS_PER_S
 from desim.report import palette
 from desim.units import show
 
@@ -34,8 +34,7 @@ MAX_SPANS = 210_000
 _COMPUTE = LANES.index("compute")
 #: Lane -> row of its class on the timeline.
 _ROW_OF = {
-    lane: "pp" if lane.startswith("pp") else "host copy" if lane in ("h2d", "d2h") else lane
-    for lane in LANES
+    lane: "host copy" if lane in ("h2d", "d2h") else group for lane, group in GROUP_OF_LANE.items()
 }
 _ROWS = tuple(dict.fromkeys(_ROW_OF.values()))
 _ROW_INDEX = np.array([_ROWS.index(_ROW_OF[lane]) for lane in LANES])
