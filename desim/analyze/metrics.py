@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from desim.analyze.accounting import CATEGORIES
 from desim.analyze.breakdown import breakdown
 from desim.analyze.critical_path import critical_path, path_share
 from desim.analyze.memory import stage_peaks
@@ -15,7 +16,7 @@ from desim.models.recipe import product_dtype
 from desim.record import PHASES, PS_PER_S
 
 if TYPE_CHECKING:
-    from desim.analyze.critical_path import Link
+    from desim.analyze.critical_path import Path
     from desim.plan.build import Plan
     from desim.record import Record
 
@@ -51,7 +52,7 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
         "communication": parts.communication,
         "compute_by_kind": parts.compute_by_kind,
         "kernel_time_share": kernel_time_share(plan),
-        "critical_path": _largest(path, record.num_steps),
+        "critical_path": _largest(path, record),
     }
 
 
@@ -132,14 +133,15 @@ def kernel_time_share(plan: Plan) -> dict[str, float]:
     return dict(zip(SOURCES, shares.tolist(), strict=True))
 
 
-def _largest(path: list[Link], num_steps: int) -> list[dict[str, Any]]:
+def _largest(path: Path, record: Record) -> list[dict[str, Any]]:
     """The tasks that the critical path spends most time in, with their seconds per step."""
-    seconds: dict[tuple[str, str], int] = {}
-    for link in path:
-        key = (link.category, link.task)
-        seconds[key] = seconds.get(key, 0) + link.end_ps - link.start_ps
-    ordered = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
+    pairs = path.category * len(record.names) + path.name
+    found, of = np.unique(pairs, return_inverse=True)
+    time_ps = np.bincount(of, path.end_ps - path.start_ps, minlength=len(found)).tolist()
+    tasks = [divmod(pair, len(record.names)) for pair in found.tolist()]
+    named = [(CATEGORIES[category], record.names[name]) for category, name in tasks]
+    ordered = sorted(zip(named, time_ps, strict=True), key=lambda item: (-item[1], item[0]))
     return [
-        {"category": category, "what": task, "seconds": time / num_steps / PS_PER_S}
+        {"category": category, "what": task, "seconds": time / record.num_steps / PS_PER_S}
         for (category, task), time in ordered[:_SHOWN_ON_PATH]
     ]
