@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _RECOMPUTE = PHASES.index("recompute")
 _SHOWN_ON_PATH = 12
+_S_PER_HOUR = 3600
 
 
 def summarize(plan: Plan, record: Record) -> dict[str, Any]:
@@ -94,13 +95,23 @@ def _memory(plan: Plan, record: Record) -> dict[str, Any]:
 
 
 def _throughput(plan: Plan, step_s: float) -> dict[str, float]:
-    workload = plan.scenario.workload
-    devices = plan.scenario.cluster.devices
-    samples = workload.global_batch / step_s
+    """Rates of tokens or samples, and the device-hours (with a price, the cost) of many."""
+    workload, cluster = plan.scenario.workload, plan.scenario.cluster
+    rate = workload.global_batch / step_s
     if workload.model.family == "dlrm":
-        return {"samples_per_s": samples, "samples_per_s_per_device": samples / devices}
-    tokens = samples * workload.sequence_length
-    return {"tokens_per_s": tokens, "tokens_per_s_per_device": tokens / devices}
+        what, many, number = "samples", "billion_samples", 1e9
+    else:
+        what, many, number = "tokens", "trillion_tokens", 1e12
+        rate *= workload.sequence_length
+    hours = cluster.devices * number / rate / _S_PER_HOUR
+    found = {
+        f"{what}_per_s": rate,
+        f"{what}_per_s_per_device": rate / cluster.devices,
+        f"device_hours_per_{many}": hours,
+    }
+    if cluster.device_hour_price is not None:
+        found[f"cost_per_{many}"] = hours * cluster.device_hour_price
+    return found
 
 
 def recomputed_flops(plan: Plan) -> float:
