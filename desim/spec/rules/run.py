@@ -17,6 +17,7 @@ from desim.spec.rules import (
     orders,
     policy,
     precision,
+    resources,
     schedule,
     task,
 )
@@ -35,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     *task.RULES,
     *context.RULES,
     *data.RULES,
+    *resources.RULES,
     *documents.RULES,
 )
 
