@@ -16,6 +16,7 @@ from desim.plan.limits import require_countable
 from desim.plan.load import load_scenario
 from desim.plan.reserve import outside_bytes, reserved_bytes
 from desim.record import PS_PER_S
+from desim.spec.documents import are_drawn
 from desim.spec.dump import dump_scenario
 from desim.spec.scenario import Jitter, Scenario
 
@@ -79,7 +80,7 @@ def _observed(
     plan = build_plan(scenario)
     require_countable(plan)
     record = play(plan)
-    if scenario.disturb:
+    if scenario.disturb or are_drawn(scenario):
         record.details["undisturbed"] = _undisturbed(scenario)
     summary = summarize(plan, record)
     warnings = _memory_warnings(scenario, record, summary)
@@ -150,9 +151,17 @@ def _peak_bytes(
 
 
 def _undisturbed(scenario: Scenario) -> Record:
-    """The record of the same job without its disturbances, which tells waiting from bubbles."""
+    """The record of the same job without its disturbances, which tells waiting from bubbles.
+
+    Documents that differ from rank to rank are one: every micro-batch has those expected.
+    """
     calm = scenario.run.model_copy(update={"fold": "auto"})
-    return simulate(build_plan(scenario.model_copy(update={"disturb": (), "run": calm})))
+    workload = scenario.workload
+    if workload.documents is not None:
+        even = workload.documents.model_copy(update={"vary": "none"})
+        workload = workload.model_copy(update={"documents": even})
+    update = {"disturb": (), "run": calm, "workload": workload}
+    return simulate(build_plan(scenario.model_copy(update=update)))
 
 
 def _memory_warnings(scenario: Scenario, record: Record, summary: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from desim.spec.documents import Documents
 
-#: Sequences over which the longest document, of which there is no closed form, is averaged.
+#: Sequences whose longest documents, of which there is no closed form, are averaged.
 _SAMPLE = 1024
 _DRAWN_AT_ONCE = 4_000_000
 
@@ -102,8 +102,10 @@ def lengths_of(documents: Documents) -> Lengths:
 
 
 @lru_cache(maxsize=16)
-def expected_packing(documents: Documents, sequence_length: int) -> Packing | None:
-    """Return what a sequence is expected to hold; None where it is one document.
+def expected_packing(
+    documents: Documents, sequence_length: int, sequences: int = 1
+) -> Packing | None:
+    """Return what a micro-batch of `sequences` is expected to hold; None: one document in each.
 
     The longest document is the mean of a sample, the same for all seeds.
     """
@@ -113,8 +115,9 @@ def expected_packing(documents: Documents, sequence_length: int) -> Packing | No
     lengths, s = lengths_of(documents), float(sequence_length)
     mean, below = lengths.mean, [lengths.moment_below(power, s) for power in range(4)]
     squares = s * below[2] - below[3] / 3 + s**2 * (mean - below[1]) - s**3 * (1 - below[0]) / 3
-    sample = draw_packings(documents, sequence_length, (_SAMPLE, 1), np.random.default_rng(0))
-    longest = sum(packing.longest for (packing,) in sample) / _SAMPLE
+    shape = (max(1, _SAMPLE // sequences), 1)
+    sample = draw_packings(documents, sequence_length, shape, np.random.default_rng(0), sequences)
+    longest = sum(packing.longest for (packing,) in sample) / len(sample)
     return Packing(squares / mean / s**2, s / mean + 1, longest)
 
 

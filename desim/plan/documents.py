@@ -53,7 +53,7 @@ def packing_of(scenario: Scenario) -> Packing | None:
     workload = scenario.workload
     if workload.documents is None or workload.model.family != "transformer":
         return None
-    return expected_packing(workload.documents, workload.sequence_length)
+    return expected_packing(workload.documents, workload.sequence_length, workload.micro_batch)
 
 
 def draws_of(scenario: Scenario, replicas: int, micro_batches: int) -> Draws | None:

@@ -37,7 +37,8 @@ class Documents(Spec):
     vary: Literal["none", "micro_batch"] = "none"
     """`none`: every micro-batch has the work that is expected of the distribution. `micro_batch`:
     each of each data-parallel rank has documents of its own, drawn with the seed of the run, so
-    that ranks wait for each other; every step plays the same draws."""
+    that ranks wait for each other, which counts as waiting, not as bubble, as far as it exceeds
+    that under `none`; every step plays the same draws."""
     replicas: PositiveInt | None = None
     """Data-parallel ranks with draws of their own under `vary: micro_batch`; the next have those of
     the first again, and so on. All where left out, each of which is then played."""

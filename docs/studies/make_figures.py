@@ -234,6 +234,17 @@ def expert_exchange(p: pd.DataFrame) -> str:
     return bars(rows)
 
 
+def packed_documents(p: pd.DataFrame) -> str:
+    """Where the time went in each point."""
+    rows = []
+    for _, r in p.iterrows():
+        how = f"pp {r.pipeline}" if r.pipeline > 1 else "sharded"
+        mean = f"mean {r.mean_tokens / 1024:g} Ki" if r.distribution != "fixed" else "one document"
+        drawn = f", seed {r.seed}" if r.vary == "micro_batch" else ""
+        rows.append((f"{how}, {mean}{drawn}", r))
+    return bars(rows)
+
+
 FIGURES: dict[str, Callable[[pd.DataFrame], str]] = {
     "gradient_buckets": gradient_buckets,
     "fsdp": fsdp,
@@ -244,6 +255,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], str]] = {
     "slow_parts": slow_parts,
     "network_bandwidth": network_bandwidth,
     "expert_exchange": expert_exchange,
+    "packed_documents": packed_documents,
 }
 
 

@@ -260,6 +260,45 @@ def test_model_flops_count_what_is_inside_documents() -> None:
     assert again[0] - again[1] == pytest.approx((1 - other["attention_share"]) * counted / 3)
 
 
+def test_the_longest_of_a_micro_batch_is_the_mean_of_draws() -> None:
+    """The longest of more sequences is longer; the expected one is that of drawn micro-batches."""
+    spec = Documents(mean_tokens=300)
+    longest = []
+    for sequences in (1, 4, 16):
+        expected = expected_packing(spec, TOKENS, sequences)
+        assert expected is not None
+        rows = draw_packings(spec, TOKENS, (20, 50), np.random.default_rng(3), sequences)
+        found = np.mean([packing.longest for row in rows for packing in row])
+        assert expected.longest == pytest.approx(found, rel=0.05)
+        longest.append(expected.longest)
+    assert longest == sorted(set(longest))
+
+
+@pytest.mark.parametrize("vary", ["none", "micro_batch"])
+def test_time_is_folded_where_micro_batches_repeat(vary: str) -> None:
+    """Predictions leave equal micro-batches out, and play all that differ: the same picosecond."""
+    documents = {"mean_tokens": 300, "vary": vary}
+    scenario = packed(documents, workload__global_batch=96, parallel={"pipeline": 4})
+    step_s = desim.run(scenario).summary["step_time_s"]
+    assert desim.api.predict(scenario).step_time_s == step_s
+
+
+def test_stragglers_are_no_bubble() -> None:
+    """What a stage waits beyond the schedule of even micro-batches is waiting."""
+
+    def share(vary: str) -> dict[str, float]:
+        documents = {"mean_tokens": 300, "vary": vary}
+        scenario = packed(documents, workload__global_batch=32, parallel={"pipeline": 4})
+        found: dict[str, float] = desim.run(scenario).summary["time_share"]
+        return found
+
+    even, drawn = share("none"), share("micro_batch")
+    assert even["waiting"] == 0
+    assert drawn["waiting"] > 0
+    assert drawn["bubble"] < 1.02 * even["bubble"]
+    assert sum(drawn.values()) == pytest.approx(1)
+
+
 def test_the_summary_says_what_is_counted() -> None:
     fixed = {"distribution": "fixed", "mean_tokens": TOKENS // 4}
     line = "documents: 25.0 % of a sequence's attention is inside one; MFU counts these"
