@@ -13,10 +13,12 @@ from desim.plan.schedules import AUTOMATIC, SCHEDULES, layout_of
 from desim.plan.schedules.automatic import automatic
 from desim.plan.schedules.costs import Costs, play_orders
 from desim.plan.schedules.custom import custom_orders
+from desim.plan.schedules.joined import join_passes
 from desim.plan.step_ends import clean_cut
 from desim.plan.tables import COMPUTE, SLOT, CommOp
 from desim.plan.wiring import wire
 from desim.record import PS_PER_S
+from desim.spec.joined import joins_passes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,8 +64,11 @@ def _fixed(context: Context) -> list[list[Pass]]:
         assert policies.custom is not None, "a rule refuses it"
         return custom_orders(policies.custom)
     order, chunks = SCHEDULES[policies.schedule], parallel.virtual_stages
-    stages = parallel.pipeline
-    return [order(stage, stages, context.micro_batches, chunks) for stage in range(stages)]
+    stages, count = range(parallel.pipeline), context.micro_batches
+    orders = [order(stage, parallel.pipeline, count, chunks) for stage in stages]
+    if joins_passes(context.scenario) and not layout_of(policies).split:
+        return [join_passes(order) for order in orders]
+    return orders
 
 
 def _settling_steps(orders: list[list[Pass]], costs: Costs) -> int:

@@ -78,15 +78,20 @@ def forward_layer(
     for hook in hooks:
         hook.before_layer(emit, "forward", position)
     kept = _keeping(chunk, position, policy).kept_bytes
+    half = _second_half(layer)
     hidden: dict[int, list[Mark]] = {}
     for part, module in enumerate(layer.modules):
+        if part == half:
+            emit.seam()
         for hook in hooks:
             hook.before_forward(emit, position, part)
-        emit.wait(*hidden.pop(part, ()))
+        _await(emit, hidden.pop(part, []))
         marks = _forward(emit, module, kept[part])
         hidden.setdefault(part + module.beside + 1, []).extend(marks)
     for hook in hooks:
         hook.after_layer(emit, "forward", position)
+    if half is not None:
+        emit.seam()
 
 
 def backward_layer(
@@ -101,6 +106,9 @@ def backward_layer(
     for hook in hooks:
         hook.before_layer(emit, "backward", position)
     keep = _keeping(chunk, position, policy)
+    half = _second_half(layer)
+    if half is not None:
+        emit.seam()
     stream = layer.input_bytes if layer.kind == "block" else 0.0
     emit.memory("workspace", stream)
     hidden: dict[int, list[Mark]] = {}
@@ -113,6 +121,8 @@ def backward_layer(
         _backward(emit, layer.modules[part], policy, hidden.pop(part, None))
         for hook in () if policy.split else hooks:
             hook.after_backward(emit, position, part)
+        if part == half:
+            emit.seam()
     emit.memory("workspace", -stream)
     for hook in hooks:
         hook.after_layer(emit, "backward", position)
@@ -129,7 +139,7 @@ def _recompute(emit: Emitter, layer: Layer, keep: Keeping, part: int, policy: Pa
     hidden: dict[int, list[Mark]] = {}
     for again in keep.again.get(part, ()):
         module = layer.modules[again]
-        emit.wait(*hidden.pop(again, ()))
+        _await(emit, hidden.pop(again, []))
         if keep.stop is not None and again >= keep.stop:
             emit.memory("activations", keep.restored_bytes[again])
         else:
@@ -167,8 +177,33 @@ def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPol
 
 def exposed(emit: Emitter, comms: Iterable[Comm]) -> None:
     """Issue collectives, one after the other, that compute then waits for."""
+    exchanged = False
     for comm in comms:
         emit.wait(emit.collective(comm, *emit.pending(), lane=_lane(comm)))
+        exchanged = exchanged or _is_exchange(comm)
+    if exchanged:
+        emit.seam()
+
+
+def _await(emit: Emitter, marks: Sequence[Mark]) -> None:
+    """Make compute wait for an exchange that other modules ran beside."""
+    if marks:
+        emit.seam()
+    emit.wait(*marks)
+
+
+def _is_exchange(comm: Comm) -> bool:
+    """Whether rows travel to experts or back."""
+    return (comm.group, comm.collective) == ("ep", "all_to_all")
+
+
+def _second_half(layer: Layer) -> int | None:
+    """Module with which the MLP begins in a block whose passes wait for no exchange."""
+    modules = layer.modules
+    comms = (comm for module in modules for comm in (*module.post_forward, *module.pre_backward))
+    if layer.kind != "block" or any(_is_exchange(comm) for comm in comms):
+        return None
+    return next((part for part, module in enumerate(modules) if module.name == "norm2"), None)
 
 
 def _beside(emit: Emitter, comms: Iterable[Comm]) -> list[Mark]:
@@ -231,7 +266,7 @@ def _backward(
     if hidden is None:
         exposed(emit, module.pre_backward)
     else:
-        emit.wait(*hidden)
+        _await(emit, hidden)
     first, *others = backward_live_bytes(module) or (0.0,)
     if not (policy.sharded or policy.split):
         first += module.weight_gradient_bytes

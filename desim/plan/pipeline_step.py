@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.models.op import Comm
@@ -10,6 +10,7 @@ from desim.models.width import element_bytes
 from desim.plan.accumulation import AddGradients
 from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
 from desim.plan.fsdp import Accumulation, ShardLayers
+from desim.plan.joined import joined
 from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.orders import make_orders
 from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
@@ -21,7 +22,9 @@ from desim.plan.schedules import layout_of
 from desim.plan.schedules.passes import Pass, part_of
 from desim.plan.stages import Chunk, split_layers
 from desim.plan.step_ends import StepEnds, clean_cut
+from desim.plan.ways import Way, adding, numbered_from_zero, way_of
 from desim.plan.weight_pass import weight_pass
+from desim.spec.joined import joins_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from desim.plan.context import Context
     from desim.plan.repeat import Position, Shortened
     from desim.plan.schedules.passes import Kind
-    from desim.plan.template import Emitter, Template
+    from desim.plan.template import Emitter, Mark, Template
 
 
 def pipeline_programs(context: Context) -> list[Program]:
@@ -88,6 +91,7 @@ class StageStep:
         self._layout = layout_of(self._policies)
         self._split = self._layout.split
         self._folded_back = self._layout.folded_back
+        self._joins = joins_passes(scenario)
         recompute = Recompute(
             self._policies.recompute,
             self._policies.recompute_modules,
@@ -100,7 +104,7 @@ class StageStep:
         self._ends = StepEnds(context, stage, chunks)
         self._received: dict[tuple[int, bool], bool] = {}
         self._layers_of = [tuple(id(layer) for _, layer in chunk) for chunk in chunks]
-        self._ways: dict[int, _Way] = {}
+        self._ways: dict[int, Way] = {}
         self._positions: list[list[Position]] | None = None
 
     def program(self, order: Sequence[Pass], warm_up: int) -> Program:
@@ -109,7 +113,7 @@ class StageStep:
         Where a step ends in a state that repeats, its end is enough.
         """
         builder = ProgramBuilder()
-        self._ways = {number: _way(order, number) for number in range(len(self._chunks))}
+        self._ways = {number: way_of(order, number) for number in range(len(self._chunks))}
         if clean_cut(self._context):
             self._ends.update(builder)
         else:
@@ -157,10 +161,15 @@ class StageStep:
         if self._positions is not None:
             self._positions.append(positions)
 
-        def place(item: Pass) -> None:
-            if self._positions is not None:
+        def place(turn: Sequence[Pass]) -> None:
+            if len(turn) > 1 and self._joins:
                 positions.append(builder.position)
-            self._place(builder, item)
+                self._place_joined(builder, *turn)
+                positions.append(builder.position)
+                return
+            for item in turn:
+                positions.append(builder.position)
+                self._place(builder, item)
 
         messages.run(builder, parts, place)
         self._ends.end(builder)
@@ -215,33 +224,57 @@ class StageStep:
         )
 
     def _place(self, builder: ProgramBuilder, item: Pass) -> None:
-        first, way = self._chunks[item.chunk][0][0], self._ways[item.chunk]
+        first = self._chunks[item.chunk][0][0]
         if self._zero == 3:
             if item.kind == "forward":
                 builder.place(self._whole(item.micro_batch), item.micro_batch, layer_offset=first)
             return
-        overlap = self._policies.overlap
+        template, marks = self._pass(item)
+        builder.place(template, item.micro_batch, marks, layer_offset=first)
+        self._reduce_every(builder, item)
+
+    def _place_joined(self, builder: ProgramBuilder, forward: Pass, backward: Pass) -> None:
+        """Place both passes as one, whose kernels take turns.
+
+        The backward pass goes first: its first exchange runs beside the forward pass's attention.
+        """
+        (ahead, marks), (back, _) = self._pass(forward), self._pass(backward)
+        key = ("joined", id(back), id(ahead))
+        if key not in self._cache:
+            self._cache[key] = joined(back, ahead, self._context.tables)
+        first, second = (self._chunks[item.chunk][0][0] for item in (backward, forward))
+        builder.place(
+            self._cache[key],
+            backward.micro_batch,
+            marks,
+            layer_offset=first,
+            other=(forward.micro_batch, second),
+        )
+        self._reduce_every(builder, backward)
+
+    def _reduce_every(self, builder: ProgramBuilder, item: Pass) -> None:
+        """Reduce the gradients of a pass at once where the policies ask for it."""
+        if self._ends.every_micro_batch and item.kind in adding(split=self._split):
+            self._ends.reduce_exposed(builder, item.chunk)
+
+    def _pass(self, item: Pass) -> tuple[Template, dict[str, tuple[Mark, ...]] | None]:
+        """The template of a pass, with the marks that it waits for."""
+        way, overlap = self._ways[item.chunk], self._policies.overlap
         if item.kind == "forward":
             awaits = item.micro_batch == way.first and overlap.param_gather != "none"
             awaits = awaits and self._zero > 0 and self._context.data_groups.gathers
             template = self._forward(item.chunk, awaits=awaits, fresh=self._fresh(item))
-            marks = self._ends.gathered[item.chunk] if awaits else None
-            builder.place(template, item.micro_batch, marks, layer_offset=first)
-            return
+            return template, self._ends.gathered[item.chunk] if awaits else None
         every = self._ends.every_micro_batch
         due = item.micro_batch == way.last_added or every
         reduces = due and overlap.grad_reduce != "none"
         adds = item.micro_batch != way.first_added
         adds = adds and self._zero < 2 and self._context.autograd_gradients
         if item.kind == "weight":
-            template = self._weight(item.chunk, reduces=reduces, adds=adds)
-        elif self._split and item.kind == "backward":
-            template = self._backward(item.chunk, reduces=False, adds=False)
-        else:
-            template = self._backward(item.chunk, reduces=reduces, adds=adds, whole=True)
-        builder.place(template, item.micro_batch, layer_offset=first)
-        if every and item.kind in _adding(split=self._split):
-            self._ends.reduce_exposed(builder, item.chunk)
+            return self._weight(item.chunk, reduces=reduces, adds=adds), None
+        if self._split and item.kind == "backward":
+            return self._backward(item.chunk, reduces=False, adds=False), None
+        return self._backward(item.chunk, reduces=reduces, adds=adds, whole=True), None
 
     def _key(self, number: int, *flavour: object) -> tuple[object, ...]:
         return (self._layers_of[number], *flavour)
@@ -276,7 +309,7 @@ class StageStep:
             hooks.extend(self._low_precision(chunk) if fresh else self._amax(chunk))
             emit = self._context.emitter()
             self._join_parts(emit, number, first=True)
-            forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
+            forward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -299,7 +332,7 @@ class StageStep:
             emit = self._context.emitter()
             self._join_parts(emit, number, first=False)
             policy = replace(self._policy, split=split)
-            backward_pass(emit, _numbered_from_zero(chunk), policy, hooks)
+            backward_pass(emit, numbered_from_zero(chunk), policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -310,7 +343,7 @@ class StageStep:
             hooks = self._gradient_hooks(number, reduces=reduces, adds=adds)
             emit = self._context.emitter()
             overlap = self._policy.tensor != "none"
-            weight_pass(emit, _numbered_from_zero(chunk), hooks, overlap=overlap)
+            weight_pass(emit, numbered_from_zero(chunk), hooks, overlap=overlap)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -348,36 +381,7 @@ class StageStep:
                 hooks.insert(0, AddGradients(chunk, context.gradient_bytes))
             hooks.extend(self._low_precision(chunk))
             emit = context.emitter()
-            forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
-            backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
+            forward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
+            backward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish()
         return self._cache[key]
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """Micro-batches of a chunk: the first forward, the first and the last of its gradients."""
-
-    first: int
-    first_added: int
-    last_added: int
-
-
-def _way(order: Sequence[Pass], chunk: int) -> _Way:
-    """Read a chunk's way off the order of its stage."""
-    held = [item for item in order if item.chunk == chunk]
-    first = next(item.micro_batch for item in held if item.kind == "forward")
-    split = any(item.kind == "weight" for item in held)
-    added = [item.micro_batch for item in held if item.kind in _adding(split=split)]
-    return _Way(first, added[0], added[-1])
-
-
-def _adding(*, split: bool) -> tuple[Kind, ...]:
-    """Kinds of passes that make gradients of weights; `split`: some have passes of their own."""
-    return ("weight" if split else "backward", "whole", "joined")
-
-
-def _numbered_from_zero(chunk: Chunk) -> Chunk:
-    """The chunk with layers numbered from its first, so that equal chunks share a template."""
-    first = chunk[0][0]
-    return tuple((number - first, layer) for number, layer in chunk)

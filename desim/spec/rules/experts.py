@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from desim.spec.joined import unjoined
 from desim.spec.rules.finding import Finding, Rule, data_size, nearest_divisors
 from desim.spec.scenario import Scenario
 from desim.spec.workload import Transformer
@@ -188,6 +189,8 @@ def _unused(scenario: Scenario, name: str) -> str:
         return "each expert is sent a copy of its own; dispatch: node_first sends one to a node"
     if name in ("dispatch", "max_nodes") and _nodes(scenario) == 1:
         return "expert groups stand in one NVLink domain"
+    if name == "passes" and policy.passes == "joined":
+        return unjoined(scenario)
     return "load says how many tokens each rank has" if name == "spread" and policy.load else ""
 
 
