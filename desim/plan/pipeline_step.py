@@ -136,10 +136,13 @@ class StageStep:
         return replace(program, repeats=repeats_all, left_out=short.left_out)
 
     def costed(self) -> list[dict[Kind, Template]]:
-        """The passes of each chunk, for schedules that go by what they cost; else nothing."""
+        """The passes of each chunk, for schedules that go by what they cost; else nothing.
+
+        The backward pass of one of two chunks is joined with the forward pass of the other.
+        """
         if not self._split:
             return []
-        return [
+        passes: list[dict[Kind, Template]] = [
             {
                 "forward": self._forward(number, awaits=False, fresh=False),
                 "backward": self._backward(number, reduces=False, adds=False),
@@ -147,6 +150,11 @@ class StageStep:
             }
             for number in range(len(self._chunks))
         ]
+        if self._joins:
+            for number, (known, other) in enumerate(zip(passes, reversed(passes), strict=True)):
+                whole = self._backward(number, reduces=False, adds=False, whole=True)
+                known["joined"] = self._both(whole, other["forward"])
+        return passes
 
     def _part(self, number: int) -> int:
         """Part of the model that chunk `number` of this stage is."""
@@ -239,18 +247,22 @@ class StageStep:
         The backward pass goes first: its first exchange runs beside the forward pass's attention.
         """
         (ahead, marks), (back, _) = self._pass(forward), self._pass(backward)
-        key = ("joined", id(back), id(ahead))
-        if key not in self._cache:
-            self._cache[key] = joined(back, ahead, self._context.tables)
         first, second = (self._chunks[item.chunk][0][0] for item in (backward, forward))
         builder.place(
-            self._cache[key],
+            self._both(back, ahead),
             backward.micro_batch,
             marks,
             layer_offset=first,
             other=(forward.micro_batch, second),
         )
         self._reduce_every(builder, backward)
+
+    def _both(self, back: Template, ahead: Template) -> Template:
+        """Two passes as one."""
+        key = ("joined", id(back), id(ahead))
+        if key not in self._cache:
+            self._cache[key] = joined(back, ahead, self._context.tables)
+        return self._cache[key]
 
     def _reduce_every(self, builder: ProgramBuilder, item: Pass) -> None:
         """Reduce the gradients of a pass at once where the policies ask for it."""
