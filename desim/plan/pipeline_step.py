@@ -5,34 +5,31 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from desim.models.op import Comm
-from desim.models.width import element_bytes
 from desim.plan.accumulation import AddGradients
 from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
 from desim.plan.fsdp import Accumulation, ShardLayers
 from desim.plan.joined import joined
 from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.orders import make_orders
-from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
-from desim.plan.pipeline import Messages
+from desim.plan.passes import Hooks, PassPolicy, backward_pass, forward_pass
 from desim.plan.program import Program, ProgramBuilder
 from desim.plan.recompute import Recompute
 from desim.plan.repeat import repeat_of, shorten
 from desim.plan.schedules import layout_of
-from desim.plan.schedules.passes import Pass, part_of
+from desim.plan.stage_messages import StageMessages
 from desim.plan.stages import Chunk, split_layers
 from desim.plan.step_ends import StepEnds, clean_cut
 from desim.plan.ways import Way, adding, numbered_from_zero, way_of
 from desim.plan.weight_pass import weight_pass
-from desim.spec.joined import joins_passes
+from desim.spec.joined import exchanges, joins_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from desim.plan.context import Context
     from desim.plan.repeat import Position, Shortened
-    from desim.plan.schedules.passes import Kind
-    from desim.plan.template import Emitter, Mark, Template
+    from desim.plan.schedules.passes import Kind, Pass
+    from desim.plan.template import Mark, Template
 
 
 def pipeline_programs(context: Context) -> list[Program]:
@@ -47,7 +44,7 @@ def pipeline_programs(context: Context) -> list[Program]:
         for stage, held in enumerate(stage_chunks(kind))
     ]
     costed = [step.costed() for step in steps[: context.scenario.parallel.pipeline]]
-    orders, warm_up = make_orders(context, costed, steps[0].message_bytes)
+    orders, warm_up = make_orders(context, costed, steps[0].messages.size_bytes)
     lengths = (1, context.scenario.parallel.pipeline)
     kept, count = context.kept_repeats, context.micro_batches
     if not layout_of(context.scenario.policies).repeats:
@@ -88,9 +85,8 @@ class StageStep:
         self._policies = scenario.policies
         self._zero = scenario.parallel.zero
         self._stages = scenario.parallel.pipeline
-        self._layout = layout_of(self._policies)
-        self._split = self._layout.split
-        self._folded_back = self._layout.folded_back
+        self._split = layout_of(self._policies).split
+        self.messages = StageMessages(context, stage, len(chunks))
         self._joins = joins_passes(scenario)
         recompute = Recompute(
             self._policies.recompute,
@@ -101,8 +97,8 @@ class StageStep:
         self._policy = PassPolicy(
             self._policies.overlap.tensor, recompute, self._zero == 3, self._split
         )
+        self._delays = self._policies.experts.delay_wgrad and exchanges(scenario)
         self._ends = StepEnds(context, stage, chunks)
-        self._received: dict[tuple[int, bool], bool] = {}
         self._layers_of = [tuple(id(layer) for _, layer in chunk) for chunk in chunks]
         self._ways: dict[int, Way] = {}
         self._positions: list[list[Position]] | None = None
@@ -156,14 +152,9 @@ class StageStep:
                 known["joined"] = self._both(whole, other["forward"])
         return passes
 
-    def _part(self, number: int) -> int:
-        """Part of the model that chunk `number` of this stage is."""
-        return part_of(self._stage, self._stages, number, folded_back=self._folded_back)
-
     def _step(self, builder: ProgramBuilder, order: Sequence[Pass]) -> None:
         self._ends.begin(builder)
-        messages = self._messages()
-        part_of_chunk = [self._part(number) for number in range(len(self._chunks))]
+        part_of_chunk = [self.messages.part(number) for number in range(len(self._chunks))]
         parts = [(item, part_of_chunk[item.chunk]) for item in order]
         positions: list[Position] = []
         if self._positions is not None:
@@ -179,57 +170,8 @@ class StageStep:
                 positions.append(builder.position)
                 self._place(builder, item)
 
-        messages.run(builder, parts, place)
+        self.messages.of_step().run(builder, parts, place)
         self._ends.end(builder)
-
-    @property
-    def _activation_bytes(self) -> float:
-        """Size of a micro-batch's activation between layers, over the whole tensor group."""
-        scenario = self._context.scenario
-        workload = scenario.workload
-        assert workload.model.family == "transformer"
-        tokens = workload.micro_batch * workload.sequence_length // scenario.parallel.context
-        return tokens * workload.model.hidden * element_bytes(workload.precision.compute)
-
-    def _receives(self, number: int, *, first: bool) -> bool:
-        """Whether chunk `number` receives its activation (or, not `first`, its gradient)."""
-        if (number, first) not in self._received:
-            item = Pass("forward" if first else "backward", 0, number)
-            received = self._messages().receives(item, self._part(number))
-            self._received[number, first] = bool(received)
-        return self._received[number, first]
-
-    def _join_parts(self, emit: Emitter, number: int, *, first: bool) -> None:
-        """Gather a received activation that was sent in parts and is needed whole.
-
-        Under sequence parallelism it is needed in parts; else each tensor rank has received its
-        part (Megatron-LM's scatter-gather, Narayanan et al. 2021, section 4.1).
-        """
-        parallel = self._context.scenario.parallel
-        split = self._policies.split_p2p and not parallel.sequence and parallel.tensor > 1
-        if split and self._receives(number, first=first):
-            emit.phase = "forward" if first else "backward"
-            size = self._activation_bytes
-            exposed(emit, [Comm("tp", "all_gather", size, "received parts")])
-
-    @property
-    def message_bytes(self) -> float:
-        """Size of a message; an activation is split over the tensor group where it may be."""
-        parallel = self._context.scenario.parallel
-        split = parallel.sequence or self._policies.split_p2p
-        return self._activation_bytes / (parallel.tensor if split else 1)
-
-    def _messages(self) -> Messages:
-        """The stage's messages."""
-        return Messages(
-            self._context.emitter,
-            self.message_bytes,
-            self._policies.overlap.pipeline,
-            self._stages * len(self._chunks),
-            free_sends=self._split or self._layout.chunks or not self._layout.repeats,
-            turn=self._stages if self._folded_back else None,
-            ahead=self._policies.overlap.receive_ahead,
-        )
 
     def _place(self, builder: ProgramBuilder, item: Pass) -> None:
         first = self._chunks[item.chunk][0][0]
@@ -312,7 +254,7 @@ class StageStep:
 
     def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
         chunk, shares = self._chunks[number], self._ends.shares[number]
-        received = self._receives(number, first=True)
+        received = self.messages.receives(number, first=True)
         key = self._key(number, "forward", awaits, fresh, len(shares), received)
         if key not in self._cache:
             hooks: list[Hooks] = []
@@ -320,7 +262,7 @@ class StageStep:
                 hooks.append(self._await_buckets(number))
             hooks.extend(self._low_precision(chunk) if fresh else self._amax(chunk))
             emit = self._context.emitter()
-            self._join_parts(emit, number, first=True)
+            self.messages.join_parts(emit, number, first=True)
             forward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
@@ -336,14 +278,14 @@ class StageStep:
 
     def _backward(self, number: int, *, reduces: bool, adds: bool, whole: bool = False) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
-        received = self._receives(number, first=False)
+        received = self.messages.receives(number, first=False)
         split = self._split and not whole
         key = self._key(number, "backward", split, reduces, adds, len(buckets), received)
         if key not in self._cache:
             hooks = [*self._gradient_hooks(number, reduces=reduces, adds=adds), *self._amax(chunk)]
             emit = self._context.emitter()
-            self._join_parts(emit, number, first=False)
-            policy = replace(self._policy, split=split)
+            self.messages.join_parts(emit, number, first=False)
+            policy = replace(self._policy, split=split, delayed=self._delays and not split)
             backward_pass(emit, numbered_from_zero(chunk), policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]

@@ -33,10 +33,16 @@ def unjoined(scenario: Scenario) -> str:
     return ""
 
 
+def exchanges(scenario: Scenario) -> bool:
+    """Whether ranks exchange rows for their experts."""
+    model = scenario.workload.model
+    return model.family == "transformer" and bool(model.moe) and scenario.parallel.expert > 1
+
+
 def joins_passes(scenario: Scenario) -> bool:
     """Whether the kernels of a forward and a backward pass take turns."""
-    model, wanted = scenario.workload.model, scenario.policies.experts.passes
-    if model.family != "transformer" or model.moe is None or scenario.parallel.expert == 1:
+    wanted = scenario.policies.experts.passes
+    if not exchanges(scenario):
         return False
     if wanted == "auto":
         return scenario.policies.schedule in DUALPIPE

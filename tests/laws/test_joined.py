@@ -252,7 +252,7 @@ def jobs(draw: st.DrawFn) -> Scenario:
     return pipeline(
         schedule,
         moe={
-            "dense_layers": draw(st.integers(0, 2)),
+            "dense_layers": draw(st.integers(0, 1)),
             "capacity_factor": draw(st.sampled_from([None, 1.5])),
         },
         parallel={
