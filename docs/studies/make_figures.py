@@ -236,9 +236,10 @@ def expert_exchange(p: pd.DataFrame) -> str:
 
 def expert_passes(p: pd.DataFrame) -> str:
     """Where the time went in each point."""
-    rows = [
-        (f"{r.schedule}, {r.dispatch}, shared {r.shared}, {r.passes}", r) for _, r in p.iterrows()
-    ]
+    rows = []
+    for _, r in p.iterrows():
+        late = ", delay_wgrad" if r.delay_wgrad else ""
+        rows.append((f"{r.schedule}, {r.dispatch}, {r.passes}{late}", r))
     return bars(rows)
 
 

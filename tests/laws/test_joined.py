@@ -69,8 +69,14 @@ def both(schedule: str, **changes: Any) -> tuple[Played, Played]:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("recompute", ["none", "full"])
-def test_bytes_and_work_stay(schedule: str, recompute: str) -> None:
-    apart, joined = both(schedule, policies={"recompute": recompute}, moe={"dense_layers": 1})
+@pytest.mark.parametrize("delayed", [False, True])
+def test_bytes_and_work_stay(schedule: str, recompute: str, delayed: bool) -> None:
+    policies = {"recompute": recompute, "experts": {"delay_wgrad": delayed}}
+    apart, joined = both(schedule, policies=policies, moe={"dense_layers": 1})
+    if delayed:
+        apart = play(
+            pipeline(schedule, "apart", policies={"recompute": recompute}, moe={"dense_layers": 1})
+        )
     for number, program in enumerate(joined.plan.programs):
         assert len(program) == len(apart.plan.programs[number])
         assert work(joined, number) == work(apart, number)
@@ -149,6 +155,38 @@ def seconds_of(
     took = spans.end_ps - spans.start_ps
     compute, sent = (int(took[inside & (spans.lane == LANE[n])].sum()) for n in ("compute", "ep"))
     return int(spans.end_ps[inside].max() - spans.start_ps[inside].min()), compute, sent
+
+
+@pytest.mark.parametrize("passes", ["apart", "joined"])
+def test_delayed_weight_gradients_run_beside_the_exchange_that_follows(passes: str) -> None:
+    """Those of the experts after their input's gradient is sent, those of attention at the end of
+    the pass or after the next exchange begins."""
+    scenario = pipeline("1f1b", passes, layers=2, policies={"experts": {"delay_wgrad": True}})
+    played = play(scenario)
+    spans, names = played.spans(), played.record.names
+    rows = np.flatnonzero((spans.micro_batch == 3) & (spans.phase == PHASE["backward"]))
+    order = [names[spans.name[row]] for row in rows]
+    block = ["dispatch_dy", "experts_up_dgrad", "combine_dx", "experts_up_wgrad", "qkv_dgrad"]
+    kept = [name.replace("gate_up", "up") for name in order]
+    kept = [name for name in kept if name in (*block, "qkv_wgrad")]
+    assert kept == [*block, "dispatch_dy", "qkv_wgrad", *block[1:], "qkv_wgrad"]
+
+
+def test_a_delayed_weight_gradient_hides_an_exchange() -> None:
+    """Of one block, whose experts' weight gradients take longer than the exchange after them."""
+    whole = []
+    for delayed in (False, True):
+        policies = {"experts": {"delay_wgrad": delayed}}
+        played = play(
+            free(pipeline("1f1b", "apart", layers=1, policies=policies)),
+            lambda op: 1e-3 if op.name == "experts_gate_up_wgrad" else 1e-12,
+            host=0.0,
+        )
+        whole.append(seconds_of(played, ((3, "backward"),))[0])
+        spans = played.spans()
+        (row,) = [r for r in played.rows(name="combine_dx") if spans.micro_batch[r] == 3]
+        took = int(spans.end_ps[row] - spans.start_ps[row])
+    assert whole[0] - whole[1] == pytest.approx(took, rel=1e-6)
 
 
 @pytest.mark.parametrize("attention_s", [1e-5, 1e-3])
@@ -272,6 +310,7 @@ def jobs(draw: st.DrawFn) -> Scenario:
                 "shared": draw(st.sampled_from(["before", "beside"])),
                 "chunks": draw(st.sampled_from([1, 1, 2])),
                 "spread": draw(st.sampled_from([0.0, 0.4])),
+                "delay_wgrad": draw(st.booleans()),
             },
         },
         disturb=draw(st.sampled_from([[], [{"device": 0, "compute": 0.7}]])),
@@ -291,6 +330,21 @@ def test_time_folded_is_whole(schedule: str) -> None:
     plan = build_plan(scenario, 8)
     assert plan.programs[0].left_out > 0
     assert measure_folded(plan) == measure_step_ps(build_plan(scenario))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_delayed_weight_gradients_hold_their_inputs_meanwhile(schedule: str) -> None:
+    """What they need is held longer, less than a block's, and all of it is given back."""
+    usual, delayed = (
+        play(pipeline(schedule, policies={"experts": {"delay_wgrad": chosen}}))
+        for chosen in (False, True)
+    )
+    for before, after in zip(usual.plan.ledgers, delayed.plan.ledgers, strict=True):
+        more = after.peak_bytes / before.peak_bytes
+        assert 1 - 1e-9 <= more < 1.1
+        owners = [after.owners.index(owner) for owner in before.owners]
+        assert after.by_owner[owners, -1] == pytest.approx(before.by_owner[:, -1])
+        assert after.by_owner[:, -1].sum() == pytest.approx(before.by_owner[:, -1].sum())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
