@@ -35,6 +35,9 @@ LANES = (
     "h2d",
     "d2h",
 )
+#: Of each lane, the group of ranks that it serves (`pp` of every message); a lane of host copies is
+#: its own.
+GROUP_OF_LANE = {lane: "pp" if lane.startswith("pp_") else lane for lane in LANES}
 #: What a task belongs to.
 PHASES = (
     "forward",

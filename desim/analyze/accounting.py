@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from desim.record import LANES, PHASES
+from desim.record import GROUP_OF_LANE, LANES, PHASES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Lane of a communication task -> category of the time in which it is exposed.
 EXPOSED = {
-    lane: "exposed_" + ("host" if lane in ("h2d", "d2h") else lane.partition("_")[0])
+    lane: "exposed_" + ("host" if lane in ("h2d", "d2h") else GROUP_OF_LANE[lane])
     for lane in LANES
     if lane != "compute"
 }

@@ -146,6 +146,21 @@ class Device:
         end = self.end - self._base
         return self._base + bisect_right(sums, sums[at + 1] + passed, at + 1, end + 1) - 1
 
+    def kernel_left_ps(self, before: int | None = None) -> int:
+        """How long the kernel that runs now goes on at the present speed; 0 where none computes.
+
+        With a task number `before`: 0 also for a kernel that is issued after it.
+        """
+        if not self.computes():
+            return 0
+        now, sums, base = self._clock._now, self._sums, self._base
+        current = self._current(now)
+        if before is not None and self._tasks[current] > before:
+            return 0
+        at = self.kernel - base
+        first = -(-self.left * (sums[at + 1] - sums[at]) // self.whole)
+        return self.begun + first - sums[at + 1] + sums[current - base + 1] - now
+
     def hold(self, sms: int, memory: int) -> None:
         """Take SMs and memory bandwidth (parts per thousand) from kernels; negative gives back."""
         self.sms += sms

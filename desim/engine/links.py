@@ -1,9 +1,10 @@
 """Links that transfers share: fluid flows at max-min fair speeds.
 
 A flow is one collective or message. Its speed x is the share of the rate that it has alone; on
-link k it then takes `use[k]` * x of the capacity. All flows on a link advance at the highest equal
-speed that the tightest link allows (progressive filling: Bertsekas and Gallager, Data Networks,
-section 6.5.2), flows that are stopped elsewhere leave their share to the rest.
+link k it then takes `use[k]` * x of the capacity. All flows on a link advance at the highest speed,
+equal for equal weights and else in proportion to them, that the tightest link allows (progressive
+filling: Bertsekas and Gallager, Data Networks, section 6.5.2), flows that are stopped elsewhere
+leave their share to the rest.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def _speed_alone(transfer: Transfer) -> float:
 
 
 def fair_speeds(transfers: dict[Any, Transfer]) -> dict[Any, float]:
-    """Max-min fair speeds of transfers that share links.
+    """Max-min fair speeds of transfers that share links, in proportion to their weights.
 
     The speed of a transfer is at most its `limit`; on every link the sum of use x speed is at
     most 1.
@@ -164,19 +165,19 @@ def fair_speeds(transfers: dict[Any, Transfer]) -> dict[Any, float]:
     users: dict[int, dict[Any, float]] = {}
     for key, transfer in transfers.items():
         for link, use in transfer.uses:
-            users.setdefault(link, {})[key] = use
+            users.setdefault(link, {})[key] = use * transfer.weight
             room[link] = 1.0
     total = {link: sum(uses.values()) for link, uses in users.items()}
     speeds: dict[Any, float] = {}
     waiting = dict(transfers)
     while waiting:
         level, link = min(((room[k] / total[k], k) for k in users), default=(float("inf"), -1))
-        stopped = [key for key, t in waiting.items() if t.limit <= level]
+        stopped = [key for key, t in waiting.items() if t.limit <= level * t.weight]
         if not stopped:
             stopped = list(users[link])
         for key in stopped:
             transfer = waiting.pop(key)
-            speeds[key] = speed = min(level, transfer.limit)
+            speeds[key] = speed = min(level * transfer.weight, transfer.limit)
             for k, use in transfer.uses:
                 room[k] = max(room[k] - use * speed, 0.0)
                 del users[k][key]

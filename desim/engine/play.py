@@ -87,6 +87,8 @@ class Player:
         now = self.clock._now
         if issued > now:
             self.clock.after(issued - now, self._woken, (rank, lane))
+        elif lane in rank.yielding:
+            self._queue(rank, lane)
         elif lane != COMPUTE:
             self._arrive(rank, lane, track.comm[at], now)
         elif at in rank.stretches:
@@ -133,6 +135,28 @@ class Player:
                 if needed <= count:
                     self._advance(rank, waiting)
         self._advance(rank, lane)
+
+    def _queue(self, rank: Rank, lane: int) -> None:
+        """A collective whose stream is no better than compute's: kernels go first, once known."""
+        rank.queued.add(lane)
+        self.clock.late(self._yield, (rank, lane))
+
+    def _yield(self, event: Any) -> None:
+        """Let the kernel that runs now end, if the collective needs SMs at all."""
+        rank, lane = event.payload
+        track, at = rank.tracks[lane], rank.next[lane]
+        wait_ps = 0
+        if rank.ports[track.comm[at]][1].sms:
+            wait_ps = rank.device.kernel_left_ps(track.first_task[at] if rank.one_queue else None)
+        if wait_ps:
+            self.clock.after(wait_ps, self._admit, (rank, lane))
+        else:
+            self._admit(event)
+
+    def _admit(self, event: Any) -> None:
+        rank, lane = event.payload
+        rank.queued.remove(lane)
+        self._arrive(rank, lane, rank.tracks[lane].comm[rank.next[lane]], self.clock._now)
 
     def _arrive(self, rank: Rank, lane: int, comm: int, now: int) -> None:
         """A rank has reached a collective: hold its SMs; the last of the group starts it."""

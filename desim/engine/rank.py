@@ -32,7 +32,9 @@ class Rank:
     `next[lane]` is the lane's next segment, `done[lane]` counts its tasks done, `blocked[lane]`
     lists (count, lane) of lanes that wait for that count. `turns[slot]` counts arrivals.
     `logs[lane]` holds (ready, start, end) of every collective. `stretches` are the passes that may
-    be macro-tasks (`macro.py`), by their first segment, `macros` what is known of them.
+    be macro-tasks (`macro.py`), by their first segment, `macros` what is known of them. `yielding`
+    are the lanes whose collectives let the kernel that runs end before they take SMs (with
+    `one_queue` only one that was issued before), `queued` those of them that wait for it.
     """
 
     __slots__ = (
@@ -44,11 +46,14 @@ class Rank:
         "logs",
         "macros",
         "next",
+        "one_queue",
         "ports",
+        "queued",
         "score",
         "stretches",
         "tracks",
         "turns",
+        "yielding",
     )
 
     def __init__(
@@ -67,6 +72,9 @@ class Rank:
         self.logs = [array("q") for _ in LANES]
         self.stretches: dict[int, Stretch] = {}
         self.macros: dict[Beginning, Macro | None] = {}
+        self.yielding: frozenset[int] = frozenset()
+        self.one_queue = False
+        self.queued: set[int] = set()
 
     @property
     def finished(self) -> bool:

@@ -23,7 +23,7 @@ from desim.errors import DeadlockError
 from desim.kernels.time import KernelTime
 from desim.plan.repeat import is_periodic
 from desim.plan.tables import COMPUTE
-from desim.record import PS_PER_S
+from desim.record import GROUP_OF_LANE, LANES, PS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,13 +112,23 @@ def make_ranks(
     uniform = not plan.disturbed.jitter and (plan.disturbed.compute == 1.0).all()
     parts = _Inlined(plan) if inlined and uniform else _Timings(plan)
     ports = _Ports(plan, table)
+    yielding = _yielding_lanes(plan)
+    one_queue = plan.scenario.policies.resources.max_connections == 1
     ranks = []
     for index, representative in enumerate(plan.folding.ranks.first.tolist()):
         number = int(plan.program_of[representative])
         made = ports.of(representative, plan.programs[number])
         score, timing = parts.of(representative, number, made)
-        ranks.append(Rank(clock, index, score, timing, made))
+        rank = Rank(clock, index, score, timing, made)
+        rank.yielding, rank.one_queue = yielding, one_queue
+        ranks.append(rank)
     return ranks
+
+
+def _yielding_lanes(plan: Plan) -> frozenset[int]:
+    """Lanes of groups that `policies.resources.high_priority` does not name."""
+    high = {"compute", *plan.scenario.policies.resources.high_priority}
+    return frozenset(n for n, lane in enumerate(LANES) if GROUP_OF_LANE[lane] not in high)
 
 
 class _Inlined:
@@ -198,7 +208,7 @@ class _Ports:
         """One entry per collective of the tables, None for those the rank takes no part in."""
         wiring, groups = self._plan.wiring, self._plan.folding.groups
         ports: list[Port | None] = [None] * len(self._comms)
-        for number in np.unique(program.comm[program.comm >= 0]).tolist():
+        for number in np.flatnonzero(np.bincount(program.comm + 1)[1:]).tolist():
             slot = self._comms[number].slot
             group = int(wiring.group_of[slot, rank])
             colour = int(groups.of[group])

@@ -9,7 +9,7 @@ import numpy as np
 
 from desim.engine.links import RATE_UNIT
 from desim.plan.tables import FAMILY, SLOTS
-from desim.record import PS_PER_S
+from desim.record import GROUP_OF_LANE, LANES, PS_PER_S
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class Transfer:
     memory_permille: int
     holds: bool
     """Whether it takes SMs or memory bandwidth from the kernels beside it."""
+    weight: float = 1.0
+    """Its share of full links, over that of others."""
     unhindered: Transfer | None = None
     """The same where no member computes when it begins; None where that makes no difference."""
 
@@ -122,6 +124,7 @@ class TransferTable:
             sms=profile.sms,
             memory_permille=memory,
             holds=bool(profile.sms or memory),
+            weight=self._weight(comm.slot),
         )
         self.transfers.append(transfer)
         share = system.device.communication.beside_compute
@@ -129,6 +132,12 @@ class TransferTable:
             return transfer
         fixed = self._fixed(comm, colour, uses, rate * share, latency)
         return replace(transfer, limit=share, fixed_ps=fixed, unhindered=transfer)
+
+    def _weight(self, slot: int) -> float:
+        """Weight of a slot's collectives on links that others load, too."""
+        weights = self._plan.scenario.policies.resources.link_weights
+        (lane,) = self._lanes[slot]
+        return float(getattr(weights, GROUP_OF_LANE[LANES[lane]], 1.0))
 
     def _uses(self, use: Use, colour: int, rate: float) -> tuple[tuple[int, float], ...]:
         capacity = self._wiring.topology.capacity_bytes_per_s
@@ -198,8 +207,10 @@ def _lanes_of_slots(plan: Plan) -> dict[int, set[int]]:
     lanes: dict[int, set[int]] = {}
     for program in plan.programs:
         kept = program.comm >= 0
-        for pair in np.unique(slots[program.comm[kept]] * 64 + program.lane[kept]).tolist():
-            lanes.setdefault(pair // 64, set()).add(pair % 64)
+        pairs = slots[program.comm[kept]] * len(LANES) + program.lane[kept]
+        for pair in np.flatnonzero(np.bincount(pairs)).tolist():
+            slot, lane = divmod(pair, len(LANES))
+            lanes.setdefault(slot, set()).add(lane)
     several = [SLOTS[slot] for slot, those in lanes.items() if len(those) > 1]
     assert not several, f"collectives of {several} are issued on more than one lane"
     return lanes

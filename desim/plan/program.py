@@ -252,8 +252,11 @@ class _Placed:
         inside, index = self.column(name, name), self.index(name)
         inside[:, 0] += self.tasks[index]
         inside[:, 2] += self.counts[index, inside[:, 1]]
-        rows = np.concatenate([inside, np.array(extra, dtype=np.int64).reshape(-1, 3)])
-        return rows[np.argsort(rows[:, 0], kind="stable")]
+        more = np.array(extra, dtype=np.int64).reshape(-1, 3)
+        more = more[np.argsort(more[:, 0], kind="stable")]
+        at = np.searchsorted(inside[:, 0], more[:, 0], side="right")
+        joined: NDArray[np.int64] = np.insert(inside, at, more, axis=0)
+        return joined
 
 
 def _moved(marks: Iterable[Mark], counts: Sequence[int]) -> tuple[Mark, ...]:

@@ -17,7 +17,7 @@ from desim.analyze.critical_path import critical_path
 from desim.analyze.distinct import distinct
 from desim.export.lanes import chunk_numbers
 from desim.export.titles import task_title
-from desim.record import LANES, PHASES, PS_PER_S
+from desim.record import GROUP_OF_LANE, LANES, PHASES, PS_PER_S
 from desim.report import palette
 from desim.units import show
 
@@ -34,8 +34,7 @@ MAX_SPANS = 210_000
 _COMPUTE = LANES.index("compute")
 #: Lane -> row of its class on the timeline.
 _ROW_OF = {
-    lane: "pp" if lane.startswith("pp") else "host copy" if lane in ("h2d", "d2h") else lane
-    for lane in LANES
+    lane: "host copy" if lane in ("h2d", "d2h") else group for lane, group in GROUP_OF_LANE.items()
 }
 _ROWS = tuple(dict.fromkeys(_ROW_OF.values()))
 _ROW_INDEX = np.array([_ROWS.index(_ROW_OF[lane]) for lane in LANES])
@@ -90,14 +89,12 @@ def packed_timeline(
 
 def _path(record: Record) -> list[list[float]]:
     """Return the stretches of time that the critical path spends on each rank class."""
-    stretches: list[list[float]] = []
-    for link in critical_path(record):
-        start, end = link.start_ps / PS_PER_S, link.end_ps / PS_PER_S
-        if stretches and stretches[-1][0] == link.rank_class:
-            stretches[-1][2] = end
-        else:
-            stretches.append([link.rank_class, start, end])
-    return stretches
+    path = critical_path(record)
+    moves = np.flatnonzero(np.diff(path.rank_class))
+    first, last = np.append(0, moves + 1), np.append(moves, len(path) - 1)
+    start, end = path.start_ps[first] / PS_PER_S, path.end_ps[last] / PS_PER_S
+    rows = zip(path.rank_class[first].tolist(), start.tolist(), end.tolist(), strict=True)
+    return [list(row) for row in rows]
 
 
 def _of_class(record: Record, spans: Spans, labels: list[dict[str, Any]]) -> _Drawn:

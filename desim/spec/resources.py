@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
+from pydantic import Field
 
 from desim.spec.base import Spec
 from desim.spec.hardware import System
 
 #: Own channels of a device stay strictly faster than its links in floating point.
 _CLEAR = 1.0 + 1e-9
+
+
+#: Groups of ranks as users name them; each has a stream of its own, messages two a direction.
+GroupName = Literal["tp", "cp", "ep", "dp", "pp"]
+Weight = Annotated[float, Gt(0), Le(1e6)]
+
+
+class LinkWeights(Spec):
+    """Weights of groups on links that their transfers share.
+
+    On a link that is full a transfer goes at a share of its rate alone in proportion to its weight;
+    what one cannot use is left to others. So do virtual lanes with weighted arbitration
+    (InfiniBand) and traffic classes with enhanced transmission selection (RoCE): NCCL_IB_SL,
+    NCCL_IB_TC, `trafficClass` of an NCCL communicator. Here on every link, NVLink too.
+    """
+
+    tp: Weight = 1.0
+    """Tensor parallel."""
+    cp: Weight = 1.0
+    """Context parallel."""
+    ep: Weight = 1.0
+    """Exchange with experts (and the all-to-alls of embeddings)."""
+    dp: Weight = 1.0
+    """Data parallel: gradients and parameters."""
+    pp: Weight = 1.0
+    """Messages between pipeline stages."""
 
 
 class Resources(Spec):
@@ -33,6 +60,17 @@ class Resources(Spec):
     Megatron-LM asks for beside tensor parallelism before Blackwell and FSDP cannot use, no kernel
     or collective starts before all that the host issued earlier has started; with more, streams are
     taken to have queues of their own."""
+
+    high_priority: tuple[GroupName, ...] = Field(
+        default=("tp", "cp", "ep", "dp", "pp"), strict=False
+    )
+    """Groups whose kernels have streams of high priority, which take their SMs at once (Megatron-LM
+    `--high-priority-stream-groups`, PyTorch `is_high_priority_stream`). A kernel of any other group
+    starts once the compute kernel that runs when it is ready has ended: thread blocks of one
+    priority start in the order of launch, and those of a matrix product wait for every SM
+    (NVIDIA/nccl issue 1431). Copy engines wait for none."""
+    link_weights: LinkWeights = LinkWeights()
+    """How links are shared between groups; equal weights share them equally."""
 
     def applied(self, system: System) -> System:
         """Return the system with these constants in place of its device's own."""

@@ -104,6 +104,39 @@ def test_a_faster_device_has_to_wait_for_its_host() -> None:
     assert start == slow
 
 
+@pytest.mark.parametrize(
+    ("at", "held", "before", "left"),
+    [
+        (0, None, None, 10),
+        (4, None, None, 6),
+        (10, None, None, 30),
+        (25, None, 1, 15),
+        (25, None, 0, 0),
+        (40, None, None, 0),
+        (9, 5, None, 6),
+    ],
+)
+def test_what_is_left_of_the_kernel_that_runs(
+    at: int, held: int | None, before: int | None, left: int
+) -> None:
+    """At the present speed, from any instant inside it; 0 where none runs, or one issued later.
+
+    From `held` on half of the SMs are taken: what was left of the first kernel takes twice as long.
+    """
+    timing = make_timing([KernelTime(10e-12, 0.0, 0.0), KernelTime(30e-12, 0.0, 0.0)])
+    score = SimpleNamespace(issue_ps=[0, 0], host_waits=[(2, 0, 3)])
+    clock = Clock()
+    device = Device(clock, timing, Host(cast(Any, score)), [0, 1])
+    device.ended = lambda _: None
+    device.run(0, 2)
+    if held is not None:
+        clock.after(held, lambda _: device.hold(SMS // 2, 0), None)
+    found: list[int] = []
+    clock.after(at, lambda _: clock.late(lambda _: found.append(device.kernel_left_ps(before))), 0)
+    clock.run()
+    assert found == [left]
+
+
 def test_communication_takes_sms_and_bandwidth() -> None:
     """The longer of the two rules, then the fixed part, which nothing stretches."""
     kernels = [KernelTime(4.0, 1.0, 0.5), KernelTime(1.0, 4.0, 0.5)]

@@ -41,6 +41,10 @@ JOBS: dict[str, dict[str, Any]] = {
         "parallel": {"tensor": 8, "pipeline": 2},
         "policies": {"recompute": "full", "overlap": {"tensor": "none"}},
     },
+    "normal priority": {
+        "parallel": {"tensor": 8, "pipeline": 4, "sequence": True},
+        "policies": {"resources": {"high_priority": []}},
+    },
     "two steps": {"parallel": {"tensor": 8, "pipeline": 2}, "run": {"steps": 2}},
 }
 
@@ -66,6 +70,7 @@ def jobs(draw: st.DrawFn) -> Scenario:
             cluster__devices=32,
             disturb=draw(st.sampled_from([[], [slow]])),
             workload__model={**MODEL, "layers": pipeline * chunks * draw(st.integers(1, 2))},
+            policies__resources__high_priority=draw(st.sampled_from([["tp", "dp", "pp"], ["pp"]])),
             workload__sequence_length=draw(st.sampled_from([512, 4096])),
             workload__global_batch=4 * draw(st.integers(1, 5)),
             parallel={

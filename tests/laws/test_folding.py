@@ -115,6 +115,8 @@ POLICIES = st.fixed_dictionaries(
             {
                 "nvlink_sms": st.sampled_from([None, 4]),
                 "max_connections": st.sampled_from([1, 8]),
+                "high_priority": st.sampled_from([["tp", "cp", "ep", "dp", "pp"], [], ["tp"]]),
+                "link_weights": st.sampled_from([{}, {"pp": 4, "tp": 0.5}]),
             }
         ),
     }

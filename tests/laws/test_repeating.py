@@ -65,6 +65,7 @@ def jobs(draw: st.DrawFn) -> Scenario:
         policies__sync=draw(st.sampled_from(["none", "step", "grad_norm"])),
         policies__overlap__pipeline=draw(st.sampled_from(["blocking", "async"])),
         policies__recompute=draw(st.sampled_from(["none", "full"])),
+        policies__resources__high_priority=draw(st.sampled_from([["tp", "dp", "pp"], ["dp"], []])),
         run={"steps": draw(st.sampled_from([1, 1, 2]))},
     )
 
@@ -96,6 +97,10 @@ FOLDED: dict[str, dict[str, Any]] = {
     "FSDP": {"parallel": {"zero": 3}},
     "FSDP2": {"parallel": {"zero": 3}, "policies__fsdp": {"issue": "implicit"}},
     "every": {"parallel": {"pipeline": 4}, "policies__reduce_every_micro_batch": True},
+    "priorities": {
+        "parallel": {"pipeline": 4, "tensor": 2},
+        "policies__resources": {"high_priority": [], "link_weights": {"pp": 4}},
+    },
     "one queue": {"parallel": {"pipeline": 4}, "policies__resources": {"max_connections": 1}},
     "accumulation": {"parallel": {"zero": 1, "tensor": 2}},
 }

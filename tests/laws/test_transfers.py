@@ -22,7 +22,13 @@ NEAR_S, FAR_S = SYSTEM.nvlink_latency_s, SYSTEM.fabric.latency_s
 ONCE_S = protocols_of(SYSTEM, "ring")[-1].base_s
 
 
-def transfer(size: int, uses: dict[int, float], limit: float = 1.0, rate: float = 1e9) -> Transfer:
+def transfer(
+    size: int,
+    uses: dict[int, float],
+    limit: float = 1.0,
+    rate: float = 1e9,
+    weight: float = 1.0,
+) -> Transfer:
     """Make a transfer that takes `uses` of links at its full `rate`."""
     return Transfer(
         number=0,
@@ -37,6 +43,7 @@ def transfer(size: int, uses: dict[int, float], limit: float = 1.0, rate: float 
         sms=0,
         memory_permille=0,
         holds=False,
+        weight=weight,
     )
 
 

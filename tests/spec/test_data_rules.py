@@ -104,6 +104,7 @@ def test_refused(refuse: Refuse, changes: list[str], path: str, rule: str, hint:
             ["cluster.system=dgx_a100_80_hdr200", "policies.resources.nvls_sms=8"],
             "has no in-switch reduction",
         ),
+        (["policies.resources.link_weights.cp=4"], "parallel.context is 1"),
     ],
 )
 def test_named_without_effect(load: Load, changes: list[str], note: str) -> None:
@@ -125,6 +126,7 @@ def test_named_without_effect(load: Load, changes: list[str], note: str) -> None
         ],
         ["policies.resources={nvlink_sms: 8, network_sms: 4, message_sms: 0, nvls_sms: 4}"],
         ["policies.resources.max_connections=1"],
+        ["policies.resources={high_priority: [tp], link_weights: {pp: 4}}"],
         ["policies.collectives={protocols: simple, groups: {dp: {all_gather: tree}}}"],
     ],
 )

@@ -16,6 +16,7 @@ from desim.spec.rules import (
     orders,
     policy,
     precision,
+    resources,
     schedule,
     task,
 )
@@ -34,6 +35,7 @@ RULES: tuple[Rule, ...] = (
     *task.RULES,
     *context.RULES,
     *data.RULES,
+    *resources.RULES,
 )
 
 

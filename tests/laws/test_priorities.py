@@ -1,0 +1,137 @@
+"""Laws of priorities: who takes SMs first, and who gets how much of a link that is full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from desim.engine.links import fair_speeds
+from tests.jobs import LANE, Played, instant, job, play
+from tests.laws.test_data_parallel import same_bits
+from tests.laws.test_resources import WIDE
+from tests.laws.test_transfers import transfer
+
+OVERLAPPED: dict[str, Any] = {
+    "workload__model": WIDE,
+    "workload__sequence_length": 8192,
+    "policies__bucket": "50 MB",
+}
+
+
+def played(resources: dict[str, Any], **changes: Any) -> Played:
+    return play(job(policies__resources=resources, **changes))
+
+
+def test_no_kernel_runs_when_a_collective_of_normal_priority_takes_its_sms() -> None:
+    """Each is admitted at the end of a kernel, or while none runs; at once with high priority."""
+    high, normal = (
+        played({"high_priority": groups}, parallel__zero=0, **OVERLAPPED) for groups in (["dp"], [])
+    )
+
+    def beside(one: Played) -> int:
+        spans = one.spans()
+        kernels = spans.lane == LANE["compute"]
+        rows = one.rows(name="grad reduce")
+        inside = [
+            (kernels & (spans.start_ps < at) & (spans.end_ps > at)).any()
+            for at in spans.ready_ps[rows]
+        ]
+        return int(np.sum(inside))
+
+    assert beside(normal) == 0
+    assert (normal.spans().ready_ps >= high.spans().ready_ps).any()
+    late = normal.rows(name="grad reduce"), high.rows(name="grad reduce")
+    assert (normal.spans().ready_ps[late[0]] > high.spans().ready_ps[late[1]]).any()
+
+
+def test_a_priority_that_nothing_uses_changes_no_bit() -> None:
+    """With no collective beside kernels, or none that takes SMs, the order of streams is moot."""
+    alone: dict[str, Any] = {"policies__overlap": {"grad_reduce": "none", "param_gather": "none"}}
+    assert same_bits(played({}, **alone), played({"high_priority": []}, **alone))
+    free = [
+        play(instant(job(policies__resources=resources, **OVERLAPPED)))
+        for resources in ({}, {"high_priority": []})
+    ]
+    assert same_bits(*free)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parallel": {"tensor": 4}},
+        {"parallel": {"zero": 3}},
+        {"parallel": {"pipeline": 4}, "policies__overlap": {"pipeline": "async"}},
+    ],
+    ids=["tensor", "fsdp", "pipeline"],
+)
+def test_priorities_move_the_same_bytes_and_compute_the_same(changes: dict[str, Any]) -> None:
+    """They decide when, never what."""
+    usual, other = (
+        played(resources, **changes)
+        for resources in ({}, {"high_priority": [], "link_weights": {"pp": 4, "dp": 2}})
+    )
+    for number in range(len(usual.record.classes)):
+        mine, others = usual.spans(number), other.spans(number)
+        for column in ("size_bytes", "alone_ps", "name", "lane"):
+            assert np.array_equal(getattr(mine, column), getattr(others, column))
+
+
+def test_one_queue_starts_a_collective_before_the_kernel_issued_behind_it() -> None:
+    """Why Megatron-LM asks for CUDA_DEVICE_MAX_CONNECTIONS=1: in the backward pass of a tensor-
+    parallel layer collectives are issued before the product that they run beside, which would else
+    take all SMs first."""
+    changes: dict[str, Any] = {"parallel": {"tensor": 8, "sequence": True}, **OVERLAPPED}
+    high, normal, ordered = (
+        played(resources, **changes)
+        for resources in (
+            {"max_connections": 1},
+            {"high_priority": []},
+            {"high_priority": [], "max_connections": 1},
+        )
+    )
+    assert normal.step_ps > 1.02 * high.step_ps
+    assert same_bits(high, ordered)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.1, 8.0), st.floats(0.05, 1.0), st.floats(0.1, 1.0)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_a_full_link_is_shared_in_proportion_to_weights(
+    flows: list[tuple[float, float, float]],
+) -> None:
+    """Who is held back by the link goes at one speed per weight, nobody faster by weight; the link
+    is full or nobody is held back."""
+    made = {
+        number: transfer(1000, {0: use}, limit, weight=weight)
+        for number, (weight, use, limit) in enumerate(flows)
+    }
+    speeds = fair_speeds(made)
+    load = sum(t.uses[0][1] * speeds[n] for n, t in made.items())
+    held = [n for n, t in made.items() if speeds[n] < t.limit * (1 - 1e-12)]
+    assert load <= 1 + 1e-9
+    if held:
+        assert load == pytest.approx(1.0)
+        level = max(speeds[n] / made[n].weight for n in held)
+        for number, each in made.items():
+            assert speeds[number] / each.weight <= level * (1 + 1e-9)
+            assert number not in held or speeds[number] / each.weight == pytest.approx(level)
+
+
+def test_weights_scaled_together_change_nothing() -> None:
+    """Only their ratios count; a power of two keeps every bit."""
+    changes: dict[str, Any] = {
+        "cluster__devices": 16,
+        "parallel": {"pipeline": 2},
+        "policies__overlap": {"pipeline": "async"},
+        "policies__bucket": "1 MB",
+    }
+    weights = {"tp": 4, "cp": 4, "ep": 4, "dp": 4, "pp": 4}
+    assert same_bits(played({}, **changes), played({"link_weights": weights}, **changes))
