@@ -58,8 +58,8 @@ def joined(leading: Template, other: Template, tables: Tables) -> Template:
         **columns,
         strand=of,
         lane_counts=tuple(np.bincount(columns["lane"], minlength=len(LANES)).tolist()),
-        waits=np.concatenate([move.rows(move.template.waits) for move in moves]),
-        host_waits=np.concatenate([move.rows(move.template.host_waits) for move in moves]),
+        waits=_by_task([move.rows(move.template.waits) for move in moves]),
+        host_waits=_by_task([move.rows(move.template.host_waits) for move in moves]),
         inputs=tuple(row for move in moves for row in move.inputs),
         entries=tuple(row for move in moves for row in move.entries),
         outputs={key: move.marks(m) for move in moves for key, m in move.template.outputs.items()},
@@ -109,6 +109,12 @@ def _merged(
     column: NDArray[Any] = np.zeros(len(first) + len(second), dtype=first.dtype)
     column[at[0]], column[at[1]] = first, second
     return column
+
+
+def _by_task(rows: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Rows (task, lane, count) of both in the order of tasks."""
+    both = np.concatenate(rows)
+    return np.take(both, np.argsort(both[:, 0], kind="stable"), axis=0)
 
 
 def _beside(comm: NDArray[np.int32], tables: Tables) -> NDArray[np.int32]:

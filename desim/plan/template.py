@@ -59,7 +59,7 @@ class Template:
     host_ps: NDArray[np.int64]
     lane_counts: tuple[int, ...]
     waits: NDArray[np.int64]
-    """Rows (task, lane, count)."""
+    """Rows (task, lane, count), in the order of tasks."""
     host_waits: NDArray[np.int64]
     """Rows (task, lane, count): the host waits before it issues the task."""
     inputs: tuple[tuple[int, str, bool], ...]

@@ -319,6 +319,15 @@ def jobs(draw: st.DrawFn) -> Scenario:
 
 @settings(max_examples=8, deadline=None)
 @given(jobs())
+def test_waits_are_in_the_order_of_tasks(scenario: Scenario) -> None:
+    """What reads a program finds the waits of a task together."""
+    for program in build_plan(scenario).programs:
+        for rows in (program.waits, program.host_waits):
+            assert (np.diff(rows[:, 0]) >= 0).all()
+
+
+@settings(max_examples=6, deadline=None)
+@given(jobs())
 def test_folded_is_unfolded(scenario: Scenario) -> None:
     check(scenario)
 
