@@ -309,7 +309,7 @@ class StageStep:
         if adds:
             hooks.append(AddGradients(chunk, self._context.gradient_bytes))
         if zero == 2 and buckets:
-            hooks.append(WholeGradients(chunk, self._context.gradient_bytes))
+            hooks.append(WholeGradients(chunk, buckets, self._context.gradient_bytes))
         if reduces and buckets:
             width, groups = self._context.gradient_width, self._context.data_groups
             hooks.append(ReduceBuckets(buckets, groups, width, scatter=zero > 0, frees=zero == 2))
