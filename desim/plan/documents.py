@@ -105,11 +105,12 @@ def _with(op: Op, draws: Draws, packing: Packing) -> Op:
 
 
 def _redrawn(program: Program, numbers: NDArray[np.int32]) -> Program:
-    """A program whose kernel i is `numbers[micro-batch, i]`; only those of a step repeat."""
-    op = np.where(program.op >= 0, numbers[program.micro_batch, program.op], -1)
-    first, end, template = program.placements.T
-    apart = template * len(numbers) + program.micro_batch[first] % len(numbers)
-    _, place, count = np.unique(apart, return_inverse=True, return_counts=True)
-    again = count[place] > 1
-    placements = np.stack([first, end, place], axis=1)[again]
-    return replace(program, op=op.astype(np.int32), placements=placements)
+    """A program whose kernel i is `numbers[micro-batch, i]`; unlike stretches are no repeats."""
+    op = np.where(program.op >= 0, numbers[program.micro_batch, program.op], -1).astype(np.int32)
+    known: dict[tuple[int, bytes], int] = {}
+    rows = program.placements.tolist()
+    kinds = [(template, op[first:end].tobytes()) for first, end, template in rows]
+    place = np.array([known.setdefault(kind, len(known)) for kind in kinds], dtype=np.int64)
+    again = np.bincount(place, minlength=1)[place] > 1
+    placements = np.column_stack([program.placements[:, :2], place])[again]
+    return replace(program, op=op, placements=placements)

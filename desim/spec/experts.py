@@ -34,3 +34,15 @@ class Experts(Spec):
     max_nodes: PositiveInt | None = None
     """Nodes (NVLink domains) whose experts the router may choose for one token; left out: all
     (DeepSeek-V3: 4; Megatron-LM `--moe-router-group-topk` of `--moe-router-num-groups`)."""
+    passes: Literal["auto", "apart", "joined"] = "auto"
+    """`joined`: a stage plays a forward and a backward pass of two micro-batches as one, their
+    kernels in turns, so that the all-to-alls of one run beside what the other computes (F&B of
+    DeepSeek-V3's DualPipe; Megatron-LM `--overlap-moe-expert-parallel-comm`): those of `dualpipe`
+    and `dualpipe_v`, and of the steady phase of `interleaved` and, on one stage, of `1f1b`, which
+    then begin with a forward pass more and hold its activations. `apart`: one after the other.
+    `auto`: joined under `dualpipe` and `dualpipe_v`, else apart."""
+    delay_wgrad: bool = False
+    """Whether a backward pass computes the weight gradients of a part of a block once the gradient
+    of its input is on its way to other experts, beside that (Megatron-LM `--delay-wgrad-compute`
+    under combined 1F1B, else `--overlap-dispatch-backward-with-experts-wgrad`; the W of DeepSeek-
+    V3's F&B); not where the schedule gives them a pass of their own."""

@@ -15,6 +15,7 @@ from desim.models.op import Op
 from desim.record import PS_PER_S
 from desim.spec.documents import Documents
 from tests.jobs import BASE, Played, job, play
+from tests.laws.test_experts import MODEL
 from tests.laws.test_folding import check
 
 TOKENS = BASE["workload"]["sequence_length"]
@@ -167,6 +168,11 @@ JOBS: tuple[dict[str, Any], ...] = (
         "parallel": {"pipeline": 2, "virtual_stages": 2},
         "policies": {"schedule": "interleaved"},
         "run": {"steps": 2},
+    },
+    {
+        "workload__model": {**MODEL, "layers": 4},
+        "parallel": {"pipeline": 2, "virtual_stages": 2, "expert": 2},
+        "policies": {"schedule": "interleaved", "experts": {"passes": "joined"}},
     },
 )
 

@@ -16,6 +16,7 @@ from desim.record import PS_PER_S
 from desim.spec.scenario import Scenario
 from tests.jobs import LANE, PHASE, Played, instant, job, passes_one_by_one, play
 from tests.laws.test_documents import same
+from tests.laws.test_experts import MODEL
 from tests.laws.test_folding import check
 
 FORWARD_S, DGRAD_S, WGRAD_S = 1.0, 0.7, 1.6
@@ -177,6 +178,32 @@ def test_folding_and_macro_tasks_are_exact(schedule: str, p2p: str) -> None:
 def test_time_is_folded_exactly(schedule: str) -> None:
     scenario = pipeline(schedule, 2, micro_batches=48)
     assert predict(scenario).step_time_s == desim.run(scenario).summary["step_time_s"]
+
+
+@pytest.mark.parametrize("schedule", ["interleaved", "dualpipe"])
+def test_joined_passes_begin_with_what_was_restored(schedule: str) -> None:
+    """A turn of two passes waits for both inputs; the same work, and no longer."""
+
+    def joined(ahead: int) -> Scenario:
+        plain = pipeline(schedule, ahead)
+        return job(
+            workload__model={**MODEL, "layers": 4},
+            workload__global_batch=32,
+            parallel={"pipeline": 2, "zero": 1, "expert": 2, **SCHEDULES[schedule]},
+            policies={
+                "schedule": schedule,
+                "recompute": "full",
+                "recompute_in": plain.policies.recompute_in,
+                "experts": {"passes": "joined"},
+            },
+        )
+
+    late, early = check(joined(0)), check(joined(1))
+    for number in range(2):
+        assert columns(early, number)[1] == columns(late, number)[1]
+    assert columns(early, 0)[0] != columns(late, 0)[0]
+    late, early = (play(instant(joined(ahead))) for ahead in (0, 1))
+    assert early.step_ps <= late.step_ps
 
 
 def test_graphs_and_an_embedding_alone_on_a_stage() -> None:
