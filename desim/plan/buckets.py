@@ -1,4 +1,4 @@
-"""Gradient buckets: reduced as their gradients are done, gathered again as parameters."""
+"""Gradient buckets: how parameters are cut into them, and what reduces each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from desim.models.elementwise import elementwise_op
 from desim.plan.passes import Hooks
-from desim.plan.template import Input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -230,42 +229,3 @@ class WholeGradients(Hooks):
         if (position, part) in self._held:
             parameters = self._chunk[position][1].modules[part].trained
             emit.memory(WHOLE_GRADIENTS, parameters * self._bytes)
-
-
-class AwaitBuckets(Hooks):
-    """Makes each module of the first forward pass wait for its bucket's parameters (ZeRO-1/2).
-
-    The gathers themselves are issued when the step begins, in the order of use, so that later
-    stages gather while the pipeline fills. The mark of bucket i is the template's input
-    `gathered(i)`. With `issue` only the first is: it issues the next bucket's gather once one is
-    needed, as Megatron-LM's `finish_param_sync` does (core/distributed/param_and_grad_buffer.py).
-    """
-
-    def __init__(
-        self, buckets: list[Bucket], issue: Callable[[Emitter, int], Mark] | None = None
-    ) -> None:
-        self._of = {m: i for i, bucket in enumerate(buckets) for m in bucket.modules}
-        self._awaited: set[int] = set()
-        self._issue = issue
-        self._next = len(buckets) - 2
-        self._marks: dict[int, Mark] = {}
-
-    def before_forward(self, emit: Emitter, position: int, part: int) -> None:
-        """Wait for the bucket that this module needs, and have the next one gathered."""
-        bucket = self._of.get((position, part))
-        if bucket is None or bucket in self._awaited:
-            return
-        self._issue_down_to(emit, bucket)
-        emit.wait(self._marks.get(bucket, Input(gathered(bucket))))
-        self._awaited.add(bucket)
-        self._issue_down_to(emit, bucket - 1)
-
-    def _issue_down_to(self, emit: Emitter, bucket: int) -> None:
-        while self._issue is not None and self._next >= max(bucket, 0):
-            self._marks[self._next] = self._issue(emit, self._next)
-            self._next -= 1
-
-
-def gathered(bucket: int) -> str:
-    """Name of the mark at which a bucket's parameters are there."""
-    return f"gathered {bucket}"

@@ -21,6 +21,7 @@ from desim.plan.fold import Edges, Folding, fold
 from desim.plan.kinds import kinds_of
 from desim.plan.ledger import make_ledger
 from desim.plan.mesh import build_mesh
+from desim.plan.overlap import TENSOR
 from desim.plan.pipeline_step import pipeline_programs, stage_chunks
 from desim.plan.schedules import layout_of
 from desim.plan.tables import Tables
@@ -94,7 +95,7 @@ def shard_of(scenario: Scenario) -> Shard:
         kernels=scenario.kernels,
         pipeline=1 if layout_of(scenario.policies).folded_back else parallel.pipeline,
         context_exchange=scenario.policies.context,
-        chunked=scenario.policies.overlap.tensor == "chunked",
+        chunked=TENSOR[scenario.policies.overlap.tensor].chunked,
         any_layout=scenario.cluster.system.device.any_layout,
         adapters=workload.adapters,
         expert=parallel.expert,

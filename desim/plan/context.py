@@ -11,12 +11,14 @@ from desim.models.shard import autograd_gradients
 from desim.models.width import element_bytes, stored_bytes
 from desim.plan.buckets import GradientWidth
 from desim.plan.data_groups import DataGroups
+from desim.plan.overlap import overlaps_of
 from desim.plan.template import Emitter
 
 if TYPE_CHECKING:
     from desim.models.op import Layer
     from desim.models.recipe import Recipe
     from desim.plan.mesh import Mesh
+    from desim.plan.overlap import Overlaps
     from desim.plan.tables import Tables
     from desim.spec.hardware import System
     from desim.spec.scenario import Scenario
@@ -62,6 +64,11 @@ class Context:
         return self.scenario.policies.resources.applied(self.scenario.cluster.system)
 
     @property
+    def overlaps(self) -> Overlaps:
+        """What communication may run beside compute."""
+        return overlaps_of(self.scenario.policies.overlap)
+
+    @property
     def gradient_ranks(self) -> int:
         """Ranks over which gradients are reduced: data parallel times context parallel."""
         return self.mesh.sizes["dp"] * self.mesh.sizes["cp"]
@@ -89,11 +96,11 @@ class Context:
         layers are closed by their layer alone.
         """
         policies = self.scenario.policies
-        if policies.overlap.grad_reduce == "per_layer":
+        if self.overlaps.reduction.by_layer:
             return inf
         if policies.bucket_bytes is not None:
             return policies.bucket_bytes / self.gradient_bytes
-        if whole_chunk or policies.overlap.grad_reduce == "none":
+        if whole_chunk or not self.overlaps.reduction.beside:
             return inf
         return max(_BUCKET_PARAMETERS, _BUCKET_PARAMETERS_PER_RANK * self.gradient_ranks)
 

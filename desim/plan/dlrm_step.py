@@ -52,9 +52,8 @@ def dlrm_programs(context: Context) -> list[Program]:
 def _step(context: Context, chunk: Chunk) -> Template:
     """Forward and backward of one micro-batch."""
     tables = context.layers[0].modules[0]
-    policies = context.scenario.policies
-    policy = PassPolicy(policies.overlap.tensor)
-    beside = policies.overlap.tensor != "none"
+    beside = context.overlaps.tensor.beside
+    policy = PassPolicy(beside)
     hooks = _hooks(context, chunk)
     emit = context.emitter()
     emit.phase, emit.layer = "forward", 0
@@ -87,6 +86,6 @@ def _hooks(context: Context, chunk: Chunk) -> list[Hooks]:
     if groups.ranks == 1:
         return []
     wanted = context.bucket_parameters(whole_chunk=False)
-    by_layer = context.scenario.policies.overlap.grad_reduce == "per_layer"
+    by_layer = context.overlaps.reduction.by_layer
     buckets = make_buckets(chunk, wanted, groups, pad=False, by_layer=by_layer)
     return [ReduceBuckets(buckets, groups, context.gradient_width, scatter=False, frees=False)]

@@ -87,7 +87,7 @@ def _costs(context: Context, stages: list[Chunks], message_bytes: float) -> Cost
     """Add up what passes take alone: kernels, and collectives that nothing runs beside."""
     tables, scenario = context.tables, context.scenario
     layout = layout_of(scenario.policies)
-    beside = scenario.policies.overlap.pipeline == "async"
+    beside = context.overlaps.pipeline.posted
     op = CommOp(SLOT["send_forward"], "send_recv", round(message_bytes), beside)
     message = tables.comm(op)
     kernels = kernel_model(scenario)

@@ -54,12 +54,13 @@ class Hooks:
 class PassPolicy:
     """The policies that shape one pass.
 
+    `beside`: tensor-parallel collectives of the backward pass run beside what does not need them.
     `sharded`: gradients of weights belong to their sharding unit and take no memory of their own.
     `split`: gradients of weight matrices are left to a pass of their own. `delayed`: they are
     computed beside the exchange that follows.
     """
 
-    tensor: Literal["none", "megatron", "chunked"]
+    beside: bool = True
     recompute: Recompute = Recompute()
     sharded: bool = False
     split: bool = False
@@ -76,7 +77,7 @@ def backward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequen
     """Issue the backward pass of `chunk`, with recomputation where the policy asks for it."""
     late = None
     if policy.delayed:
-        late = DelayedWeights(chunk, hooks, overlap=policy.tensor != "none")
+        late = DelayedWeights(chunk, hooks, overlap=policy.beside)
     for position in reversed(range(len(chunk))):
         backward_layer(emit, chunk, position, policy, hooks, late)
     if late is not None:
@@ -339,7 +340,7 @@ def _backward(
         emit.memory("activations", input_bytes(module) - module.saved_bytes)
         emit.memory(OUTPUT_GRADIENTS, output_gradient_bytes(module))
         return
-    if policy.tensor != "none":
+    if policy.beside:
         gathered = _beside(emit, module.pre_wgrad)
         _run(emit, module.dgrad, module.dgrad_steps)
         reduced = _beside(emit, module.post_dgrad)

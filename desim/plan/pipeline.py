@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Messages:
     """Posts a stage's sends and receives around its passes.
 
-    `blocking`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
+    Not `posted`: as Megatron-LM's schedules without `--overlap-p2p-communication`: after a pass its
     result is sent and the next pass's input received, as one pair where both go to the same
-    neighbour, and the host waits for the device after each (`batch_p2p_sync`). `async`: a receive
+    neighbour, and the host waits for the device after each (`batch_p2p_sync`). `posted`: a receive
     is posted `ahead` passes ahead and a send is not waited for. With `free_sends` (several chunks,
     or weight gradients placed apart) a stage, and its host, never waits for its sends: with
     blocking sends around the ring nobody would receive. `turn` is the first part that runs from the
@@ -34,9 +34,9 @@ class Messages:
         self,
         emitter: Callable[[], Emitter],
         size_bytes: float,
-        mode: str,
         num_parts: int,
         *,
+        posted: bool,
         free_sends: bool,
         turn: int | None = None,
         ahead: int = 1,
@@ -44,8 +44,8 @@ class Messages:
     ) -> None:
         self._emitter = emitter
         self._size = size_bytes
-        self._async = mode == "async"
-        self._beside = self._async or prepare is not None
+        self._posted = posted
+        self._beside = self._posted or prepare is not None
         self._prepare = prepare or _nothing
         self._parts = num_parts
         self._free_sends = free_sends
@@ -95,7 +95,7 @@ class Messages:
         Passes that are played together wait for the inputs of all, and send when all are done.
         """
         turns = _together(order)
-        if self._async:
+        if self._posted:
             self._run_posted(builder, turns, place)
             return
         arrived = self._post_all(builder, self._inputs(turns[0]))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from desim.plan.accumulation import AddGradients
-from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
+from desim.plan.buckets import ReduceBuckets, WholeGradients
 from desim.plan.fsdp import Accumulation, ShardLayers
 from desim.plan.joined import joined
 from desim.plan.low_precision import CastWeights, ReduceAmax
@@ -97,7 +97,7 @@ class StageStep:
             self._policies.recompute_early_stop,
         )
         self._policy = PassPolicy(
-            self._policies.overlap.tensor, recompute, self._zero == 3, self._split
+            context.overlaps.tensor.beside, recompute, self._zero == 3, self._split
         )
         ahead = replace(recompute, restored=restored_blocks(scenario))
         self._ahead = replace(self._policy, recompute=ahead)
@@ -238,15 +238,14 @@ class StageStep:
 
     def _pass(self, item: Pass) -> tuple[Template, dict[str, tuple[Mark, ...]] | None]:
         """The template of a pass, with the marks that it waits for."""
-        way, overlap = self._ways[item.chunk], self._policies.overlap
+        way, gathers = self._ways[item.chunk], self._ends.gathers
         if item.kind == "forward":
-            awaits = item.micro_batch == way.first and overlap.param_gather != "none"
-            awaits = awaits and self._zero > 0 and self._context.data_groups.gathers
+            awaits = item.micro_batch == way.first and gathers.awaited
             template = self._forward(item.chunk, awaits=awaits, fresh=self._fresh(item))
-            return template, self._ends.gathered[item.chunk] if awaits else None
+            return template, gathers.marks[item.chunk] if awaits else None
         every = self._ends.every_micro_batch
         due = item.micro_batch == way.last_added or every
-        reduces = due and overlap.grad_reduce != "none"
+        reduces = due and self._context.overlaps.reduction.beside
         adds = item.micro_batch != way.first_added
         adds = adds and self._zero < 2 and self._context.autograd_gradients
         if item.kind == "weight":
@@ -278,28 +277,19 @@ class StageStep:
         return [ReduceAmax(chunk, context.mesh.num_ranks // self._stages)]
 
     def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
-        chunk, shares = self._chunks[number], self._ends.shares[number]
+        chunk, shares = self._chunks[number], self._ends.gathers.shares[number]
         received = self.messages.receives(number, first=True)
         key = self._key(number, "forward", awaits, fresh, len(shares), received)
         if key not in self._cache:
             hooks: list[Hooks] = []
             if awaits:
-                hooks.append(self._await_buckets(number))
+                hooks.append(self._ends.gathers.hook(number))
             hooks.extend(self._low_precision(chunk) if fresh else self._amax(chunk))
             emit = self._context.emitter()
             self.messages.join_parts(emit, number, first=True)
             forward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
-
-    def _await_buckets(self, number: int) -> Hooks:
-        """What makes a chunk's first forward pass wait for its parameters."""
-        shares, ends = self._ends.shares[number], self._ends
-        if self._policies.overlap.param_gather == "prefetch":
-            return AwaitBuckets(shares)
-        return AwaitBuckets(
-            shares, lambda emit, share: ends.gather_share(emit, number, share, emit.now())
-        )
 
     def _backward(self, number: int, *, reduces: bool, adds: bool, whole: bool = False) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
@@ -322,8 +312,8 @@ class StageStep:
         if key not in self._cache:
             hooks = self._gradient_hooks(number, reduces=reduces, adds=adds)
             emit = self._context.emitter()
-            overlap = self._policy.tensor != "none"
-            weight_pass(emit, numbered_from_zero(chunk), hooks, overlap=overlap)
+            beside = self._policy.beside
+            weight_pass(emit, numbered_from_zero(chunk), hooks, overlap=beside)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 

@@ -53,7 +53,7 @@ def _stage_bytes(context: Context, zero: int) -> list[float]:
             width = context.gradient_width.reduced_bytes
             parts = [b.parameters * width for buckets in ends.buckets for b in buckets]
         else:
-            shares = [share for shares in ends.shares for share in shares]
+            shares = [share for shares in ends.gathers.shares for share in shares]
             parts = [context.gathered_bytes(share.parameters, share.quantized) for share in shares]
         found.append(float(sum(parts)))
     return found

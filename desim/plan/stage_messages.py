@@ -56,11 +56,11 @@ class StageMessages:
         return Messages(
             self._context.emitter,
             self.size_bytes,
-            self._policies.overlap.pipeline,
             self._stages * self._chunks,
             free_sends=self._layout.split or self._layout.chunks or not self._layout.repeats,
             turn=self._stages if self._layout.folded_back else None,
             ahead=self._policies.overlap.receive_ahead,
+            posted=self._context.overlaps.pipeline.posted,
             prepare=prepare,
         )
 

@@ -14,7 +14,8 @@ from desim.models.optimizer import (
     updated_gradient_bytes,
     zero_gradients_op,
 )
-from desim.plan.buckets import GradientWidth, gathered, make_buckets, reduce_bucket
+from desim.plan.buckets import GradientWidth, make_buckets, reduce_bucket
+from desim.plan.param_gather import ParameterGathers
 from desim.plan.schedules import layout_of
 from desim.plan.tables import LANE
 from desim.plan.template import START
@@ -32,9 +33,7 @@ class StepEnds:
     """The ends of one stage's step under a data-parallel layout.
 
     `buckets[chunk]` are the chunk's gradient buckets, none where layers are sharded whole (FSDP)
-    or nothing is reduced; `shares[chunk]` are the parameters that are gathered together: those of
-    a bucket, or what one rank owns where states are given out by whole tensors; `gathered[chunk]`
-    are the marks at which each share's parameters are there, once the step has begun.
+    or nothing is reduced; `gathers` are those of the parameters.
     """
 
     def __init__(self, context: Context, stage: int, chunks: list[Chunk]) -> None:
@@ -46,8 +45,7 @@ class StepEnds:
         self._stages = context.scenario.parallel.pipeline
         self._groups = context.data_groups
         self.buckets = [self._make_buckets(i, chunk) for i, chunk in enumerate(chunks)]
-        self.shares = self._make_shares()
-        self.gathered: list[dict[str, tuple[Mark, ...]]] = [{} for _ in chunks]
+        self.gathers = ParameterGathers(context, chunks, self.buckets)
         self._optimizer = self._update()
 
     def _make_buckets(self, number: int, chunk: Chunk) -> list[Bucket]:
@@ -62,24 +60,13 @@ class StepEnds:
             groups,
             pad=self._zero > 0 and not groups.whole,
             padding=policies.bucket_padding,
-            by_layer=policies.overlap.grad_reduce == "per_layer",
+            by_layer=self._context.overlaps.reduction.by_layer,
         )
 
     @property
     def every_micro_batch(self) -> bool:
         """Whether buckets are reduced after every micro-batch, not after the last alone."""
         return self._zero == 2 or (self._zero < 2 and self._policies.reduce_every_micro_batch)
-
-    def _make_shares(self) -> list[list[Bucket]]:
-        """Buckets as gathered; by owner where each rank is given about as much in order of use.
-
-        InternEvo's core/communication/utils.py, ParamAsyncBcastHandler; no tensor is cut, so that
-        some of many ranks own none.
-        """
-        if not self._groups.whole:
-            return self.buckets
-        wanted = self._parameters / self._groups.shard
-        return [make_buckets(chunk, wanted, self._groups, pad=False) for chunk in self._chunks]
 
     @property
     def _parameters(self) -> int:
@@ -92,13 +79,13 @@ class StepEnds:
         Of whole tensors the largest share decides: the others wait for what its owner broadcasts.
         """
         if self._groups.whole and self._groups.gathers:
-            return [(max(share.held for shares in self.shares for share in shares), 1)]
+            return [(self.gathers.largest_owned, 1)]
         parts = self._groups.parts(layer for chunk in self._chunks for _, layer in chunk)
         return parts if self._zero else [(parameters, 1) for parameters, _ in parts]
 
     def begin(self, builder: ProgramBuilder) -> None:
         """Place what precedes the first pass."""
-        self._gather(builder)
+        self.gathers.begin(builder)
         self._zero_gradients(builder)
 
     def end(self, builder: ProgramBuilder) -> None:
@@ -128,54 +115,9 @@ class StepEnds:
         emit.kernel(zero_gradients_op(self._parameters, precision))
         builder.place(emit.finish())
 
-    def _messages(self, chunk: int, share: Bucket) -> int:
-        """In how many messages a share comes: one for each weight that has its own owner."""
-        if not self._groups.whole:
-            return 1
-        layers = self._chunks[chunk]
-        tensors = max(layers[position][1].modules[part].tensors for position, part in share.modules)
-        owners = share.held * self._groups.shard // max(self._parameters, 1)
-        return max(1, min(tensors, owners))
-
-    def _gather(self, builder: ProgramBuilder) -> None:
-        """Issue the gathers of all parameters; without prefetch compute waits for every one.
-
-        Chained gathers are issued by the forward passes, but for each chunk's first.
-        """
-        if self._zero not in (1, 2) or not self._groups.gathers:
-            return
-        beside = self._policies.overlap.param_gather != "none"
-        emit = self._context.emitter()
-        issued = [list(reversed(range(len(shares)))) for shares in self.shares]
-        if self._policies.overlap.param_gather == "chained":
-            issued = [numbers[:1] for numbers in issued]
-        for chunk, numbers in enumerate(issued):
-            for number in numbers:
-                mark = self.gather_share(emit, chunk, number, START, beside=beside)
-                emit.output(f"{chunk} {gathered(number)}", mark)
-                if not beside:
-                    emit.wait(mark)
-        marks = builder.place(emit.finish())
-        self.gathered = [
-            {gathered(i): marks[f"{chunk} {gathered(i)}"] for i in numbers}
-            for chunk, numbers in enumerate(issued)
-        ]
-
-    def gather_share(
-        self, emit: Emitter, chunk: int, number: int, after: Mark, *, beside: bool = True
-    ) -> Mark:
-        """Issue the gather of one share of a chunk's parameters once `after` is done."""
-        share = self.shares[chunk][number]
-        size = self._context.gathered_bytes(share.parameters, share.quantized)
-        groups, messages = self._groups.of(share.expert), self._messages(chunk, share)
-        marks = [
-            groups.gather(emit, size / messages, after, beside=beside) for _ in range(messages)
-        ]
-        return marks[-1]
-
     def reduce_exposed(self, builder: ProgramBuilder, chunk: int) -> None:
         """Reduce a chunk's gradients now and wait, where the policy lets nothing overlap it."""
-        if self._policies.overlap.grad_reduce != "none":
+        if self._context.overlaps.reduction.beside:
             return
         emit = self._context.emitter()
         emit.phase = "gradients"

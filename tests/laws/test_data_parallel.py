@@ -119,7 +119,7 @@ def test_chained_gathers_come_one_ahead_of_their_use() -> None:
     assert moved(chained, "param gather").tolist() == moved(at_once, "param gather").tolist()
     spans, rows = chained.spans(), chained.rows(name="param gather")
     ((chunk,),) = stage_chunks(chained.plan.context)
-    buckets = list(reversed(StepEnds(chained.plan.context, 0, [chunk]).shares[0]))
+    buckets = list(reversed(StepEnds(chained.plan.context, 0, [chunk]).gathers.shares[0]))
     assert len(rows) == len(buckets) > 3
     forward = (spans.phase == PHASE["forward"]) & (spans.lane == LANE["compute"])
     used = [_first_use_ps(chained, chunk, bucket, forward) for bucket in buckets]

@@ -144,7 +144,7 @@ def test_each_block_more_holds_what_it_restores(schedule: str) -> None:
     )
     context = play(pipeline(schedule, blocks=4)).plan.context
     emit = context.emitter()
-    policy = PassPolicy("megatron", Recompute("full", restored=1))
+    policy = PassPolicy(recompute=Recompute("full", restored=1))
     restore_pass(emit, stage_chunks(context)[0][0], policy)
     restored = float(emit.finish().memory_bytes.sum())
     assert restored > 0
