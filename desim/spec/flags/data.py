@@ -51,7 +51,9 @@ FSDP: dict[str, Switches] = {
             "PyTorch FSDP1 forward_prefetch=True (1.13)",
             "PyTorch FSDP2 set_modules_to_forward_prefetch, ..._backward_prefetch (2.5)",
         ),
-        "host_run_ahead": ("PyTorch FSDP1 by default, backward_prefetch=BACKWARD_PRE (1.11)",),
+        "host_run_ahead": (
+            "PyTorch FSDP1 backward_prefetch=BACKWARD_PRE (1.11; by default since 2.0)",
+        ),
         "implicit": ("PyTorch FSDP2 by default (2.3)", "torchtitan: always, dense models (0.1.0)"),
     },
     "policies.fsdp.prefetch": {
