@@ -38,8 +38,8 @@ MORE = {
     "kernel_time_share",
     "critical_path",
 }
-TOKENS = {"tokens_per_s", "tokens_per_s_per_device"}
-SAMPLES = {"samples_per_s", "samples_per_s_per_device"}
+TOKENS = {"tokens_per_s", "tokens_per_s_per_device", "device_hours_per_trillion_tokens"}
+SAMPLES = {"samples_per_s", "samples_per_s_per_device", "device_hours_per_billion_samples"}
 
 
 def test_names_of_the_package() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from desim.analyze.accounting import CATEGORIES
 from desim.analyze.breakdown import breakdown
 from desim.analyze.critical_path import critical_path, path_share
 from desim.analyze.memory import stage_peaks
@@ -15,12 +16,13 @@ from desim.models.recipe import product_dtype
 from desim.record import PHASES, PS_PER_S
 
 if TYPE_CHECKING:
-    from desim.analyze.critical_path import Link
+    from desim.analyze.critical_path import Path
     from desim.plan.build import Plan
     from desim.record import Record
 
 _RECOMPUTE = PHASES.index("recompute")
 _SHOWN_ON_PATH = 12
+_S_PER_HOUR = 3600
 
 
 def summarize(plan: Plan, record: Record) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def summarize(plan: Plan, record: Record) -> dict[str, Any]:
         "communication": parts.communication,
         "compute_by_kind": parts.compute_by_kind,
         "kernel_time_share": kernel_time_share(plan),
-        "critical_path": _largest(path, record.num_steps),
+        "critical_path": _largest(path, record),
     }
 
 
@@ -93,13 +95,23 @@ def _memory(plan: Plan, record: Record) -> dict[str, Any]:
 
 
 def _throughput(plan: Plan, step_s: float) -> dict[str, float]:
-    workload = plan.scenario.workload
-    devices = plan.scenario.cluster.devices
-    samples = workload.global_batch / step_s
+    """Rates of tokens or samples, and the device-hours (with a price, the cost) of many."""
+    workload, cluster = plan.scenario.workload, plan.scenario.cluster
+    rate = workload.global_batch / step_s
     if workload.model.family == "dlrm":
-        return {"samples_per_s": samples, "samples_per_s_per_device": samples / devices}
-    tokens = samples * workload.sequence_length
-    return {"tokens_per_s": tokens, "tokens_per_s_per_device": tokens / devices}
+        what, many, number = "samples", "billion_samples", 1e9
+    else:
+        what, many, number = "tokens", "trillion_tokens", 1e12
+        rate *= workload.sequence_length
+    hours = cluster.devices * number / rate / _S_PER_HOUR
+    found = {
+        f"{what}_per_s": rate,
+        f"{what}_per_s_per_device": rate / cluster.devices,
+        f"device_hours_per_{many}": hours,
+    }
+    if cluster.device_hour_price is not None:
+        found[f"cost_per_{many}"] = hours * cluster.device_hour_price
+    return found
 
 
 def recomputed_flops(plan: Plan) -> float:
@@ -132,14 +144,15 @@ def kernel_time_share(plan: Plan) -> dict[str, float]:
     return dict(zip(SOURCES, shares.tolist(), strict=True))
 
 
-def _largest(path: list[Link], num_steps: int) -> list[dict[str, Any]]:
+def _largest(path: Path, record: Record) -> list[dict[str, Any]]:
     """The tasks that the critical path spends most time in, with their seconds per step."""
-    seconds: dict[tuple[str, str], int] = {}
-    for link in path:
-        key = (link.category, link.task)
-        seconds[key] = seconds.get(key, 0) + link.end_ps - link.start_ps
-    ordered = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))
+    pairs = path.category * len(record.names) + path.name
+    found, of = np.unique(pairs, return_inverse=True)
+    time_ps = np.bincount(of, path.end_ps - path.start_ps, minlength=len(found)).tolist()
+    tasks = [divmod(pair, len(record.names)) for pair in found.tolist()]
+    named = [(CATEGORIES[category], record.names[name]) for category, name in tasks]
+    ordered = sorted(zip(named, time_ps, strict=True), key=lambda item: (-item[1], item[0]))
     return [
-        {"category": category, "what": task, "seconds": time / num_steps / PS_PER_S}
+        {"category": category, "what": task, "seconds": time / record.num_steps / PS_PER_S}
         for (category, task), time in ordered[:_SHOWN_ON_PATH]
     ]

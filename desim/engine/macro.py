@@ -108,7 +108,7 @@ def _candidates(rank: Rank) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArr
 def _before(lane: NDArray[np.int8], places: NDArray[np.int64]) -> NDArray[np.int64]:
     """Tasks of every lane before each place."""
     before = np.zeros((len(LANES), *places.shape), dtype=np.int64)
-    for number in np.unique(lane).tolist():
+    for number in np.flatnonzero(np.bincount(lane)).tolist():
         tasks = np.flatnonzero(lane == number)
         before[number] = np.searchsorted(tasks, places)
     return before

@@ -208,7 +208,7 @@ class _Ports:
         """One entry per collective of the tables, None for those the rank takes no part in."""
         wiring, groups = self._plan.wiring, self._plan.folding.groups
         ports: list[Port | None] = [None] * len(self._comms)
-        for number in np.unique(program.comm[program.comm >= 0]).tolist():
+        for number in np.flatnonzero(np.bincount(program.comm + 1)[1:]).tolist():
             slot = self._comms[number].slot
             group = int(wiring.group_of[slot, rank])
             colour = int(groups.of[group])

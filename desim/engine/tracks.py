@@ -37,6 +37,7 @@ class Track:
     more: dict[int, tuple[tuple[int, int], ...]]
     first_task: list[int]
     comm: list[int]
+    """Collective of every task; none on the compute lane."""
     tasks: NDArray[np.int64]
     """Task number of every task of the lane."""
 
@@ -71,7 +72,7 @@ def make_score(program: Program, *, whole: bool = True) -> Score:
     for lane, tasks in enumerate(lanes):
         first = breaks if lane == COMPUTE else np.arange(len(tasks) + 1)
         rows = waits[program.lane[waits[:, 0]] == lane]
-        tracks.append(_track(program, tasks, first, rows, position))
+        tracks.append(_track(program, lane, tasks, first, rows, position))
     never = len(program)
     return Score(
         program=program,
@@ -96,12 +97,15 @@ def _compute_breaks(
         repeat.count(COMPUTE, i) for repeat in program.repeats for i in range(repeat.periods)
     ]
     cuts = np.array([*program.cuts, *periods, 0, kernels])
-    marks = [position[waiting], awaited, host_awaited, stops, cuts]
-    return np.unique(np.concatenate(marks)).astype(np.int64)
+    broken = np.zeros(kernels + 1, dtype=bool)
+    for marks in (position[waiting], awaited, host_awaited, stops, cuts):
+        broken[marks] = True
+    return np.flatnonzero(broken)
 
 
 def _track(
     program: Program,
+    lane: int,
     tasks: NDArray[np.int64],
     first: NDArray[np.int64],
     rows: NDArray[np.int64],
@@ -128,6 +132,6 @@ def _track(
         wait_count=wait_count.tolist(),
         more=more,
         first_task=tasks[first[:-1]].tolist() if number else [],
-        comm=program.comm[tasks].tolist(),
+        comm=program.comm[tasks].tolist() if lane != COMPUTE else [],
         tasks=tasks,
     )

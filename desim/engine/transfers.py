@@ -207,8 +207,10 @@ def _lanes_of_slots(plan: Plan) -> dict[int, set[int]]:
     lanes: dict[int, set[int]] = {}
     for program in plan.programs:
         kept = program.comm >= 0
-        for pair in np.unique(slots[program.comm[kept]] * 64 + program.lane[kept]).tolist():
-            lanes.setdefault(pair // 64, set()).add(pair % 64)
+        pairs = slots[program.comm[kept]] * len(LANES) + program.lane[kept]
+        for pair in np.flatnonzero(np.bincount(pairs)).tolist():
+            slot, lane = divmod(pair, len(LANES))
+            lanes.setdefault(slot, set()).add(lane)
     several = [SLOTS[slot] for slot, those in lanes.items() if len(those) > 1]
     assert not several, f"collectives of {several} are issued on more than one lane"
     return lanes

@@ -215,16 +215,21 @@ def reduce_bucket(
 
 
 class WholeGradients(Hooks):
-    """Takes memory for a module's whole gradient until its bucket is reduced (ZeRO-2)."""
+    """Takes memory for a module's whole gradient until its bucket is reduced (ZeRO-2).
 
-    def __init__(self, chunk: Chunk, bytes_per_gradient: float) -> None:
+    One that no bucket holds, of experts without copies, stays where it is kept.
+    """
+
+    def __init__(self, chunk: Chunk, buckets: list[Bucket], bytes_per_gradient: float) -> None:
         self._chunk = chunk
+        self._held = {module for bucket in buckets for module in bucket.modules}
         self._bytes = bytes_per_gradient
 
     def after_backward(self, emit: Emitter, position: int, part: int) -> None:
         """Keep the gradient that this module has made."""
-        parameters = self._chunk[position][1].modules[part].trained
-        emit.memory(WHOLE_GRADIENTS, parameters * self._bytes)
+        if (position, part) in self._held:
+            parameters = self._chunk[position][1].modules[part].trained
+            emit.memory(WHOLE_GRADIENTS, parameters * self._bytes)
 
 
 class AwaitBuckets(Hooks):

@@ -13,10 +13,12 @@ from desim.plan.schedules import AUTOMATIC, SCHEDULES, layout_of
 from desim.plan.schedules.automatic import automatic
 from desim.plan.schedules.costs import Costs, play_orders
 from desim.plan.schedules.custom import custom_orders
+from desim.plan.schedules.joined import join_passes
 from desim.plan.step_ends import clean_cut
 from desim.plan.tables import COMPUTE, SLOT, CommOp
 from desim.plan.wiring import wire
-from desim.record import PS_PER_S
+from desim.record import LANES, PS_PER_S
+from desim.spec.joined import joins_passes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,8 +64,11 @@ def _fixed(context: Context) -> list[list[Pass]]:
         assert policies.custom is not None, "a rule refuses it"
         return custom_orders(policies.custom)
     order, chunks = SCHEDULES[policies.schedule], parallel.virtual_stages
-    stages = parallel.pipeline
-    return [order(stage, stages, context.micro_batches, chunks) for stage in range(stages)]
+    stages, count = range(parallel.pipeline), context.micro_batches
+    orders = [order(stage, parallel.pipeline, count, chunks) for stage in stages]
+    if joins_passes(context.scenario) and not layout_of(policies).split:
+        return [join_passes(order) for order in orders]
+    return orders
 
 
 def _settling_steps(orders: list[list[Pass]], costs: Costs) -> int:
@@ -101,6 +106,14 @@ def _costs(context: Context, stages: list[Chunks], message_bytes: float) -> Cost
     def table(kind: Kind) -> tuple[tuple[float, ...], ...]:
         return tuple(tuple(known[id(chunk[kind])] for chunk in chunks) for chunks in stages)
 
+    def joined(chunks: list[dict[Kind, Template]]) -> tuple[float, ...]:
+        """By how much each backward pass makes the forward pass longer that it is joined with."""
+        pairs = zip(chunks, reversed(chunks), strict=True)
+        return tuple(
+            _joined_seconds(one["joined"], kernel_s, comm_s) - known[id(other["forward"])]
+            for one, other in pairs
+        )
+
     return Costs(
         forward_s=table("forward"),
         backward_s=table("backward"),
@@ -109,6 +122,7 @@ def _costs(context: Context, stages: list[Chunks], message_bytes: float) -> Cost
         message_s=comm_s[message],
         folded_back=layout.folded_back,
         mirrored=layout.mirrored,
+        joined_s=tuple(map(joined, stages)) if joins_passes(scenario) else (),
     )
 
 
@@ -119,6 +133,22 @@ def _seconds(
     kernels = template.op[template.lane == COMPUTE]
     comms = template.comm[template.comm >= 0]
     device_s = float(kernel_s[kernels].sum() + exposed_s[comms].sum())
+    return max(device_s, float(template.host_ps.sum()) / PS_PER_S)
+
+
+def _joined_seconds(
+    template: Template, kernel_s: NDArray[np.float64], comm_s: list[float]
+) -> float:
+    """Time of two passes as one: every task once its lane and what it waits for are done."""
+    ends_s: list[list[float]] = [[0.0] for _ in LANES]
+    waits: dict[int, list[tuple[int, int]]] = {}
+    for task, lane, count in template.waits.tolist():
+        waits.setdefault(task, []).append((lane, count))
+    columns = zip(template.lane.tolist(), template.op.tolist(), template.comm.tolist(), strict=True)
+    for task, (lane, op, comm) in enumerate(columns):
+        starts_s = max(ends_s[on][count] for on, count in ((lane, -1), *waits.get(task, ())))
+        ends_s[lane].append(starts_s + (comm_s[comm] if comm >= 0 else float(kernel_s[op])))
+    device_s = max(ends[-1] for ends in ends_s)
     return max(device_s, float(template.host_ps.sum()) / PS_PER_S)
 
 

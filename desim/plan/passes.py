@@ -9,6 +9,7 @@ from desim.models.live import backward_live_bytes, forward_live_bytes
 from desim.plan.recompute import Keeping, Recompute, keeping, recomputed_positions
 from desim.plan.weight_pass import (
     OUTPUT_GRADIENTS,
+    DelayedWeights,
     input_bytes,
     output_gradient_bytes,
     postponed,
@@ -48,13 +49,15 @@ class PassPolicy:
     """The policies that shape one pass.
 
     `sharded`: gradients of weights belong to their sharding unit and take no memory of their own.
-    `split`: gradients of weight matrices are left to a pass of their own.
+    `split`: gradients of weight matrices are left to a pass of their own. `delayed`: they are
+    computed beside the exchange that follows.
     """
 
     tensor: Literal["none", "megatron", "chunked"]
     recompute: Recompute = Recompute()
     sharded: bool = False
     split: bool = False
+    delayed: bool = False
 
 
 def forward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
@@ -65,8 +68,13 @@ def forward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequenc
 
 def backward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
     """Issue the backward pass of `chunk`, with recomputation where the policy asks for it."""
+    late = None
+    if policy.delayed:
+        late = DelayedWeights(chunk, hooks, overlap=policy.tensor != "none")
     for position in reversed(range(len(chunk))):
-        backward_layer(emit, chunk, position, policy, hooks)
+        backward_layer(emit, chunk, position, policy, hooks, late)
+    if late is not None:
+        late.issue(emit)
 
 
 def forward_layer(
@@ -78,21 +86,31 @@ def forward_layer(
     for hook in hooks:
         hook.before_layer(emit, "forward", position)
     kept = _keeping(chunk, position, policy).kept_bytes
+    half = _second_half(layer)
     hidden: dict[int, list[Mark]] = {}
     for part, module in enumerate(layer.modules):
+        if part == half:
+            emit.seam()
         for hook in hooks:
             hook.before_forward(emit, position, part)
-        emit.wait(*hidden.pop(part, ()))
+        _await(emit, hidden.pop(part, []))
         marks = _forward(emit, module, kept[part])
         hidden.setdefault(part + module.beside + 1, []).extend(marks)
     for hook in hooks:
         hook.after_layer(emit, "forward", position)
+    if half is not None:
+        emit.seam()
 
 
 def backward_layer(
-    emit: Emitter, chunk: Chunk, position: int, policy: PassPolicy, hooks: Sequence[Hooks]
+    emit: Emitter,
+    chunk: Chunk,
+    position: int,
+    policy: PassPolicy,
+    hooks: Sequence[Hooks],
+    late: DelayedWeights | None = None,
 ) -> None:
-    """Issue the backward pass of the layer at `position`.
+    """Issue the backward pass of the layer at `position`; `late` takes weight gradients put off.
 
     The gradient of the residual stream is there all the while.
     """
@@ -101,6 +119,9 @@ def backward_layer(
     for hook in hooks:
         hook.before_layer(emit, "backward", position)
     keep = _keeping(chunk, position, policy)
+    half = _second_half(layer)
+    if half is not None:
+        _turn(emit, late)
     stream = layer.input_bytes if layer.kind == "block" else 0.0
     emit.memory("workspace", stream)
     hidden: dict[int, list[Mark]] = {}
@@ -110,9 +131,15 @@ def backward_layer(
         emit.phase = "backward"
         for first in _hiding(layer, part):
             hidden[first] = _beside(emit, layer.modules[first].pre_backward)
-        _backward(emit, layer.modules[part], policy, hidden.pop(part, None))
-        for hook in () if policy.split else hooks:
+            if late is not None:
+                late.issue(emit)
+        _backward(emit, layer.modules[part], policy, hidden.pop(part, None), late)
+        if late is not None:
+            late.add(position, part)
+        for hook in () if policy.split or policy.delayed else hooks:
             hook.after_backward(emit, position, part)
+        if part == half:
+            _turn(emit, late)
     emit.memory("workspace", -stream)
     for hook in hooks:
         hook.after_layer(emit, "backward", position)
@@ -129,7 +156,7 @@ def _recompute(emit: Emitter, layer: Layer, keep: Keeping, part: int, policy: Pa
     hidden: dict[int, list[Mark]] = {}
     for again in keep.again.get(part, ()):
         module = layer.modules[again]
-        emit.wait(*hidden.pop(again, ()))
+        _await(emit, hidden.pop(again, []))
         if keep.stop is not None and again >= keep.stop:
             emit.memory("activations", keep.restored_bytes[again])
         else:
@@ -165,10 +192,50 @@ def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPol
     return _forward(emit, module, restored_bytes)
 
 
-def exposed(emit: Emitter, comms: Iterable[Comm]) -> None:
-    """Issue collectives, one after the other, that compute then waits for."""
+def exposed(emit: Emitter, comms: Sequence[Comm], late: DelayedWeights | None = None) -> None:
+    """Issue collectives, one after the other, that compute then waits for.
+
+    Weight gradients that were put off are computed beside an exchange.
+    """
+    marks: list[Mark] = []
+    exchanged = any(_is_exchange(comm) for comm in comms)
+    beside = exchanged and late is not None
     for comm in comms:
-        emit.wait(emit.collective(comm, *emit.pending(), lane=_lane(comm)))
+        after = (*emit.pending(), *marks)
+        marks.append(emit.collective(comm, *after, beside=beside, lane=_lane(comm)))
+    if exchanged and late is not None:
+        late.issue(emit)
+    emit.wait(*marks)
+    if exchanged:
+        emit.seam()
+
+
+def _turn(emit: Emitter, late: DelayedWeights | None) -> None:
+    """Let another pass go on once what was put off is computed."""
+    if late is not None:
+        late.issue(emit)
+    emit.seam()
+
+
+def _await(emit: Emitter, marks: Sequence[Mark]) -> None:
+    """Make compute wait for an exchange that other modules ran beside."""
+    if marks:
+        emit.seam()
+    emit.wait(*marks)
+
+
+def _is_exchange(comm: Comm) -> bool:
+    """Whether rows travel to experts or back."""
+    return (comm.group, comm.collective) == ("ep", "all_to_all")
+
+
+def _second_half(layer: Layer) -> int | None:
+    """Module with which the MLP begins in a block whose passes wait for no exchange."""
+    modules = layer.modules
+    comms = (comm for module in modules for comm in (*module.post_forward, *module.pre_backward))
+    if layer.kind != "block" or any(_is_exchange(comm) for comm in comms):
+        return None
+    return next((part for part, module in enumerate(modules) if module.name == "norm2"), None)
 
 
 def _beside(emit: Emitter, comms: Iterable[Comm]) -> list[Mark]:
@@ -225,19 +292,23 @@ def _forward(emit: Emitter, module: Module, kept_bytes: float) -> list[Mark]:
 
 
 def _backward(
-    emit: Emitter, module: Module, policy: PassPolicy, hidden: list[Mark] | None = None
+    emit: Emitter,
+    module: Module,
+    policy: PassPolicy,
+    hidden: list[Mark] | None = None,
+    late: DelayedWeights | None = None,
 ) -> None:
     """Issue a module's backward pass; `hidden` collectives before it were issued already."""
     if hidden is None:
-        exposed(emit, module.pre_backward)
+        exposed(emit, module.pre_backward, late)
     else:
-        emit.wait(*hidden)
+        _await(emit, hidden)
     first, *others = backward_live_bytes(module) or (0.0,)
-    if not (policy.sharded or policy.split):
+    if not (policy.sharded or policy.split or policy.delayed):
         first += module.weight_gradient_bytes
     live = (first, *others)
     _take(emit, live)
-    if policy.split and postponed(module):
+    if (policy.split or policy.delayed) and postponed(module):
         _run(emit, module.dgrad, module.dgrad_steps)
         exposed(emit, module.post_dgrad)
         _give_back(emit, live)

@@ -84,7 +84,7 @@ class Messages:
         self,
         builder: ProgramBuilder,
         order: list[tuple[Pass, int]],
-        place: Callable[[Pass], None],
+        place: Callable[[Sequence[Pass]], None],
     ) -> None:
         """Place the passes of `order` (pass, model chunk) with the messages between them.
 
@@ -102,14 +102,16 @@ class Messages:
                     builder.host_wait(arrived)
                 else:
                     builder.synchronize()
-            for item, _ in turn:
-                place(item)
+            place([item for item, _ in turn])
             turns_round = bool(following) and following[0][0].kind != turn[-1][0].kind
             made, wanted = self._results(turn), self._inputs(following)
             arrived = self._exchange(builder, made, wanted, turns_round=turns_round)
 
     def _run_posted(
-        self, builder: ProgramBuilder, turns: Sequence[Turn], place: Callable[[Pass], None]
+        self,
+        builder: ProgramBuilder,
+        turns: Sequence[Turn],
+        place: Callable[[Sequence[Pass]], None],
     ) -> None:
         """Place passes whose receives are posted ahead and whose sends nothing waits for."""
         arrived: list[list[Mark]] = []
@@ -119,8 +121,7 @@ class Messages:
                 arrived.append(self._post_all(builder, wanted, early=self._ahead > 0))
             if arrived[i]:
                 builder.wait(arrived[i])
-            for item, _ in turn:
-                place(item)
+            place([item for item, _ in turn])
             self._post_all(builder, self._results(turn))
 
     def _inputs(self, turn: Turn) -> list[tuple[int, str]]:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from desim.models.op import Comm
-from desim.models.width import element_bytes
 from desim.plan.accumulation import AddGradients
 from desim.plan.buckets import AwaitBuckets, ReduceBuckets, WholeGradients
 from desim.plan.fsdp import Accumulation, ShardLayers
+from desim.plan.joined import joined
 from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.orders import make_orders
-from desim.plan.passes import Hooks, PassPolicy, backward_pass, exposed, forward_pass
-from desim.plan.pipeline import Messages
+from desim.plan.passes import Hooks, PassPolicy, backward_pass, forward_pass
 from desim.plan.program import Program, ProgramBuilder
 from desim.plan.recompute import Recompute
 from desim.plan.repeat import repeat_of, shorten
 from desim.plan.schedules import layout_of
-from desim.plan.schedules.passes import Pass, part_of
+from desim.plan.stage_messages import StageMessages
 from desim.plan.stages import Chunk, split_layers
 from desim.plan.step_ends import StepEnds, clean_cut
+from desim.plan.ways import Way, adding, numbered_from_zero, way_of
 from desim.plan.weight_pass import weight_pass
+from desim.spec.joined import exchanges, joins_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from desim.plan.context import Context
     from desim.plan.repeat import Position, Shortened
-    from desim.plan.schedules.passes import Kind
-    from desim.plan.template import Emitter, Template
+    from desim.plan.schedules.passes import Kind, Pass
+    from desim.plan.template import Mark, Template
 
 
 def pipeline_programs(context: Context) -> list[Program]:
@@ -44,7 +44,7 @@ def pipeline_programs(context: Context) -> list[Program]:
         for stage, held in enumerate(stage_chunks(kind))
     ]
     costed = [step.costed() for step in steps[: context.scenario.parallel.pipeline]]
-    orders, warm_up = make_orders(context, costed, steps[0].message_bytes)
+    orders, warm_up = make_orders(context, costed, steps[0].messages.size_bytes)
     lengths = (1, context.scenario.parallel.pipeline)
     kept, count = context.kept_repeats, context.micro_batches
     if not layout_of(context.scenario.policies).repeats:
@@ -85,9 +85,9 @@ class StageStep:
         self._policies = scenario.policies
         self._zero = scenario.parallel.zero
         self._stages = scenario.parallel.pipeline
-        self._layout = layout_of(self._policies)
-        self._split = self._layout.split
-        self._folded_back = self._layout.folded_back
+        self._split = layout_of(self._policies).split
+        self.messages = StageMessages(context, stage, len(chunks))
+        self._joins = joins_passes(scenario)
         recompute = Recompute(
             self._policies.recompute,
             self._policies.recompute_modules,
@@ -97,10 +97,10 @@ class StageStep:
         self._policy = PassPolicy(
             self._policies.overlap.tensor, recompute, self._zero == 3, self._split
         )
+        self._delays = self._policies.experts.delay_wgrad and exchanges(scenario)
         self._ends = StepEnds(context, stage, chunks)
-        self._received: dict[tuple[int, bool], bool] = {}
         self._layers_of = [tuple(id(layer) for _, layer in chunk) for chunk in chunks]
-        self._ways: dict[int, _Way] = {}
+        self._ways: dict[int, Way] = {}
         self._positions: list[list[Position]] | None = None
 
     def program(self, order: Sequence[Pass], warm_up: int) -> Program:
@@ -109,7 +109,7 @@ class StageStep:
         Where a step ends in a state that repeats, its end is enough.
         """
         builder = ProgramBuilder()
-        self._ways = {number: _way(order, number) for number in range(len(self._chunks))}
+        self._ways = {number: way_of(order, number) for number in range(len(self._chunks))}
         if clean_cut(self._context):
             self._ends.update(builder)
         else:
@@ -132,10 +132,13 @@ class StageStep:
         return replace(program, repeats=repeats_all, left_out=short.left_out)
 
     def costed(self) -> list[dict[Kind, Template]]:
-        """The passes of each chunk, for schedules that go by what they cost; else nothing."""
+        """The passes of each chunk, for schedules that go by what they cost; else nothing.
+
+        The backward pass of one of two chunks is joined with the forward pass of the other.
+        """
         if not self._split:
             return []
-        return [
+        passes: list[dict[Kind, Template]] = [
             {
                 "forward": self._forward(number, awaits=False, fresh=False),
                 "backward": self._backward(number, reduces=False, adds=False),
@@ -143,105 +146,89 @@ class StageStep:
             }
             for number in range(len(self._chunks))
         ]
-
-    def _part(self, number: int) -> int:
-        """Part of the model that chunk `number` of this stage is."""
-        return part_of(self._stage, self._stages, number, folded_back=self._folded_back)
+        if self._joins:
+            for number, (known, other) in enumerate(zip(passes, reversed(passes), strict=True)):
+                whole = self._backward(number, reduces=False, adds=False, whole=True)
+                known["joined"] = self._both(whole, other["forward"])
+        return passes
 
     def _step(self, builder: ProgramBuilder, order: Sequence[Pass]) -> None:
         self._ends.begin(builder)
-        messages = self._messages()
-        part_of_chunk = [self._part(number) for number in range(len(self._chunks))]
+        part_of_chunk = [self.messages.part(number) for number in range(len(self._chunks))]
         parts = [(item, part_of_chunk[item.chunk]) for item in order]
         positions: list[Position] = []
         if self._positions is not None:
             self._positions.append(positions)
 
-        def place(item: Pass) -> None:
-            if self._positions is not None:
+        def place(turn: Sequence[Pass]) -> None:
+            if len(turn) > 1 and self._joins:
                 positions.append(builder.position)
-            self._place(builder, item)
+                self._place_joined(builder, *turn)
+                positions.append(builder.position)
+                return
+            for item in turn:
+                positions.append(builder.position)
+                self._place(builder, item)
 
-        messages.run(builder, parts, place)
+        self.messages.of_step().run(builder, parts, place)
         self._ends.end(builder)
 
-    @property
-    def _activation_bytes(self) -> float:
-        """Size of a micro-batch's activation between layers, over the whole tensor group."""
-        scenario = self._context.scenario
-        workload = scenario.workload
-        assert workload.model.family == "transformer"
-        tokens = workload.micro_batch * workload.sequence_length // scenario.parallel.context
-        return tokens * workload.model.hidden * element_bytes(workload.precision.compute)
-
-    def _receives(self, number: int, *, first: bool) -> bool:
-        """Whether chunk `number` receives its activation (or, not `first`, its gradient)."""
-        if (number, first) not in self._received:
-            item = Pass("forward" if first else "backward", 0, number)
-            received = self._messages().receives(item, self._part(number))
-            self._received[number, first] = bool(received)
-        return self._received[number, first]
-
-    def _join_parts(self, emit: Emitter, number: int, *, first: bool) -> None:
-        """Gather a received activation that was sent in parts and is needed whole.
-
-        Under sequence parallelism it is needed in parts; else each tensor rank has received its
-        part (Megatron-LM's scatter-gather, Narayanan et al. 2021, section 4.1).
-        """
-        parallel = self._context.scenario.parallel
-        split = self._policies.split_p2p and not parallel.sequence and parallel.tensor > 1
-        if split and self._receives(number, first=first):
-            emit.phase = "forward" if first else "backward"
-            size = self._activation_bytes
-            exposed(emit, [Comm("tp", "all_gather", size, "received parts")])
-
-    @property
-    def message_bytes(self) -> float:
-        """Size of a message; an activation is split over the tensor group where it may be."""
-        parallel = self._context.scenario.parallel
-        split = parallel.sequence or self._policies.split_p2p
-        return self._activation_bytes / (parallel.tensor if split else 1)
-
-    def _messages(self) -> Messages:
-        """The stage's messages."""
-        return Messages(
-            self._context.emitter,
-            self.message_bytes,
-            self._policies.overlap.pipeline,
-            self._stages * len(self._chunks),
-            free_sends=self._split or self._layout.chunks or not self._layout.repeats,
-            turn=self._stages if self._folded_back else None,
-            ahead=self._policies.overlap.receive_ahead,
-        )
-
     def _place(self, builder: ProgramBuilder, item: Pass) -> None:
-        first, way = self._chunks[item.chunk][0][0], self._ways[item.chunk]
+        first = self._chunks[item.chunk][0][0]
         if self._zero == 3:
             if item.kind == "forward":
                 builder.place(self._whole(item.micro_batch), item.micro_batch, layer_offset=first)
             return
-        overlap = self._policies.overlap
+        template, marks = self._pass(item)
+        builder.place(template, item.micro_batch, marks, layer_offset=first)
+        self._reduce_every(builder, item)
+
+    def _place_joined(self, builder: ProgramBuilder, forward: Pass, backward: Pass) -> None:
+        """Place both passes as one, whose kernels take turns.
+
+        The backward pass goes first: its first exchange runs beside the forward pass's attention.
+        """
+        (ahead, marks), (back, _) = self._pass(forward), self._pass(backward)
+        first, second = (self._chunks[item.chunk][0][0] for item in (backward, forward))
+        builder.place(
+            self._both(back, ahead),
+            backward.micro_batch,
+            marks,
+            layer_offset=first,
+            other=(forward.micro_batch, second),
+        )
+        self._reduce_every(builder, backward)
+
+    def _both(self, back: Template, ahead: Template) -> Template:
+        """Two passes as one."""
+        key = ("joined", id(back), id(ahead))
+        if key not in self._cache:
+            self._cache[key] = joined(back, ahead, self._context.tables)
+        return self._cache[key]
+
+    def _reduce_every(self, builder: ProgramBuilder, item: Pass) -> None:
+        """Reduce the gradients of a pass at once where the policies ask for it."""
+        if self._ends.every_micro_batch and item.kind in adding(split=self._split):
+            self._ends.reduce_exposed(builder, item.chunk)
+
+    def _pass(self, item: Pass) -> tuple[Template, dict[str, tuple[Mark, ...]] | None]:
+        """The template of a pass, with the marks that it waits for."""
+        way, overlap = self._ways[item.chunk], self._policies.overlap
         if item.kind == "forward":
             awaits = item.micro_batch == way.first and overlap.param_gather != "none"
             awaits = awaits and self._zero > 0 and self._context.data_groups.gathers
             template = self._forward(item.chunk, awaits=awaits, fresh=self._fresh(item))
-            marks = self._ends.gathered[item.chunk] if awaits else None
-            builder.place(template, item.micro_batch, marks, layer_offset=first)
-            return
+            return template, self._ends.gathered[item.chunk] if awaits else None
         every = self._ends.every_micro_batch
         due = item.micro_batch == way.last_added or every
         reduces = due and overlap.grad_reduce != "none"
         adds = item.micro_batch != way.first_added
         adds = adds and self._zero < 2 and self._context.autograd_gradients
         if item.kind == "weight":
-            template = self._weight(item.chunk, reduces=reduces, adds=adds)
-        elif self._split and item.kind == "backward":
-            template = self._backward(item.chunk, reduces=False, adds=False)
-        else:
-            template = self._backward(item.chunk, reduces=reduces, adds=adds, whole=True)
-        builder.place(template, item.micro_batch, layer_offset=first)
-        if every and item.kind in _adding(split=self._split):
-            self._ends.reduce_exposed(builder, item.chunk)
+            return self._weight(item.chunk, reduces=reduces, adds=adds), None
+        if self._split and item.kind == "backward":
+            return self._backward(item.chunk, reduces=False, adds=False), None
+        return self._backward(item.chunk, reduces=reduces, adds=adds, whole=True), None
 
     def _key(self, number: int, *flavour: object) -> tuple[object, ...]:
         return (self._layers_of[number], *flavour)
@@ -267,7 +254,7 @@ class StageStep:
 
     def _forward(self, number: int, *, awaits: bool, fresh: bool) -> Template:
         chunk, shares = self._chunks[number], self._ends.shares[number]
-        received = self._receives(number, first=True)
+        received = self.messages.receives(number, first=True)
         key = self._key(number, "forward", awaits, fresh, len(shares), received)
         if key not in self._cache:
             hooks: list[Hooks] = []
@@ -275,8 +262,8 @@ class StageStep:
                 hooks.append(self._await_buckets(number))
             hooks.extend(self._low_precision(chunk) if fresh else self._amax(chunk))
             emit = self._context.emitter()
-            self._join_parts(emit, number, first=True)
-            forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
+            self.messages.join_parts(emit, number, first=True)
+            forward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -291,15 +278,15 @@ class StageStep:
 
     def _backward(self, number: int, *, reduces: bool, adds: bool, whole: bool = False) -> Template:
         chunk, buckets = self._chunks[number], self._ends.buckets[number]
-        received = self._receives(number, first=False)
+        received = self.messages.receives(number, first=False)
         split = self._split and not whole
         key = self._key(number, "backward", split, reduces, adds, len(buckets), received)
         if key not in self._cache:
             hooks = [*self._gradient_hooks(number, reduces=reduces, adds=adds), *self._amax(chunk)]
             emit = self._context.emitter()
-            self._join_parts(emit, number, first=False)
-            policy = replace(self._policy, split=split)
-            backward_pass(emit, _numbered_from_zero(chunk), policy, hooks)
+            self.messages.join_parts(emit, number, first=False)
+            policy = replace(self._policy, split=split, delayed=self._delays and not split)
+            backward_pass(emit, numbered_from_zero(chunk), policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -310,7 +297,7 @@ class StageStep:
             hooks = self._gradient_hooks(number, reduces=reduces, adds=adds)
             emit = self._context.emitter()
             overlap = self._policy.tensor != "none"
-            weight_pass(emit, _numbered_from_zero(chunk), hooks, overlap=overlap)
+            weight_pass(emit, numbered_from_zero(chunk), hooks, overlap=overlap)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]
 
@@ -322,7 +309,7 @@ class StageStep:
         if adds:
             hooks.append(AddGradients(chunk, self._context.gradient_bytes))
         if zero == 2 and buckets:
-            hooks.append(WholeGradients(chunk, self._context.gradient_bytes))
+            hooks.append(WholeGradients(chunk, buckets, self._context.gradient_bytes))
         if reduces and buckets:
             width, groups = self._context.gradient_width, self._context.data_groups
             hooks.append(ReduceBuckets(buckets, groups, width, scatter=zero > 0, frees=zero == 2))
@@ -348,36 +335,7 @@ class StageStep:
                 hooks.insert(0, AddGradients(chunk, context.gradient_bytes))
             hooks.extend(self._low_precision(chunk))
             emit = context.emitter()
-            forward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
-            backward_pass(emit, _numbered_from_zero(chunk), self._policy, hooks)
+            forward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
+            backward_pass(emit, numbered_from_zero(chunk), self._policy, hooks)
             self._cache[key] = emit.finish()
         return self._cache[key]
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """Micro-batches of a chunk: the first forward, the first and the last of its gradients."""
-
-    first: int
-    first_added: int
-    last_added: int
-
-
-def _way(order: Sequence[Pass], chunk: int) -> _Way:
-    """Read a chunk's way off the order of its stage."""
-    held = [item for item in order if item.chunk == chunk]
-    first = next(item.micro_batch for item in held if item.kind == "forward")
-    split = any(item.kind == "weight" for item in held)
-    added = [item.micro_batch for item in held if item.kind in _adding(split=split)]
-    return _Way(first, added[0], added[-1])
-
-
-def _adding(*, split: bool) -> tuple[Kind, ...]:
-    """Kinds of passes that make gradients of weights; `split`: some have passes of their own."""
-    return ("weight" if split else "backward", "whole", "joined")
-
-
-def _numbered_from_zero(chunk: Chunk) -> Chunk:
-    """The chunk with layers numbered from its first, so that equal chunks share a template."""
-    first = chunk[0][0]
-    return tuple((number - first, layer) for number, layer in chunk)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from operator import add
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class ProgramBuilder:
     """Places templates one after the other and connects them."""
 
     def __init__(self) -> None:
-        self._placed: list[tuple[Template, int, int]] = []
+        self._placed: list[_Placement] = []
         self._tasks = 0
         self._counts = (0,) * len(LANES)
         self._waits: list[tuple[int, int, int]] = []
@@ -107,8 +107,12 @@ class ProgramBuilder:
         micro_batch: int = -1,
         inputs: Mapping[str, Sequence[Mark]] | None = None,
         layer_offset: int = 0,
+        other: tuple[int, int] = (-1, 0),
     ) -> dict[str, tuple[Mark, ...]]:
-        """Append `template`; return its outputs as marks of the whole program."""
+        """Append `template`; return its outputs as marks of the whole program.
+
+        `other` are the micro-batch and the layer offset of the second strand of joined passes.
+        """
         base, counts = self._tasks, self._counts
         for task, key, host in template.inputs:
             target = self._host_waits if host else self._waits
@@ -127,7 +131,7 @@ class ProgramBuilder:
             first = base + template.first_compute
             self._waits.extend([(first, *m) for m in pending if m.done and m.lane != COMPUTE])
             self._pending = []
-        self._placed.append((template, micro_batch, layer_offset))
+        self._placed.append(_Placement(template, (micro_batch, layer_offset), other))
         self._tasks = base + tasks
         self._counts = tuple(map(add, counts, template.lane_counts))
         if template.pending:
@@ -145,7 +149,7 @@ class ProgramBuilder:
             kind=placed.column("kind"),
             phase=placed.column("phase"),
             layer=self._layers(placed),
-            micro_batch=placed.repeated([p[1] for p in self._placed]),
+            micro_batch=placed.repeated(0),
             op=placed.column("op"),
             comm=placed.column("comm"),
             host_ps=placed.column("host_ps"),
@@ -162,8 +166,16 @@ class ProgramBuilder:
 
     def _layers(self, placed: _Placed) -> NDArray[np.int32]:
         layer: NDArray[np.int32] = placed.column("layer")
-        offset = placed.repeated([p[2] for p in self._placed])
+        offset = placed.repeated(1)
         return np.where(layer >= 0, layer + offset, layer).astype(np.int32)
+
+
+class _Placement(NamedTuple):
+    """A template, and the micro-batch and layer offset of its tasks: of each of its strands."""
+
+    template: Template
+    first: tuple[int, int]
+    second: tuple[int, int]
 
 
 class _Placed:
@@ -172,8 +184,9 @@ class _Placed:
     `tasks` and `counts` are the tasks issued before each placement, in all and by lane.
     """
 
-    def __init__(self, placed: Sequence[tuple[Template, int, int]]) -> None:
+    def __init__(self, placed: Sequence[_Placement]) -> None:
         number: dict[int, int] = {}
+        self._placed = placed
         self._templates: list[Template] = []
         for template, _, _ in placed:
             if number.setdefault(id(template), len(number)) == len(self._templates):
@@ -217,17 +230,33 @@ class _Placed:
         column: NDArray[Any] = joined[self._where(like)[1]]
         return column
 
-    def repeated(self, values: Sequence[int]) -> NDArray[np.int32]:
-        """A value of each placement for all its tasks."""
-        return np.array(values, dtype=np.int32)[self.index("lane")]
+    def repeated(self, which: int) -> NDArray[np.int32]:
+        """A value of each placement for all its tasks: 0 micro-batch, 1 layer offset."""
+        index = self.index("lane")
+        first = np.array([p.first[which] for p in self._placed], dtype=np.int32)[index]
+        if all(template.strand is None for template in self._templates):
+            return first
+        second = np.array([p.second[which] for p in self._placed], dtype=np.int32)[index]
+        return np.where(self._second(), second, first)
+
+    def _second(self) -> NDArray[np.bool_]:
+        """Whether each task belongs to the second strand of its template."""
+        strands = [
+            np.zeros(len(t), bool) if t.strand is None else t.strand for t in self._templates
+        ]
+        joint: NDArray[np.bool_] = np.concatenate(strands)[self._where("lane")[1]] > 0
+        return joint
 
     def rows(self, name: str, extra: list[tuple[int, int, int]]) -> NDArray[np.int64]:
         """Wait rows, moved to where their templates were placed, with `extra` in task order."""
         inside, index = self.column(name, name), self.index(name)
         inside[:, 0] += self.tasks[index]
         inside[:, 2] += self.counts[index, inside[:, 1]]
-        rows = np.concatenate([inside, np.array(extra, dtype=np.int64).reshape(-1, 3)])
-        return rows[np.argsort(rows[:, 0], kind="stable")]
+        more = np.array(extra, dtype=np.int64).reshape(-1, 3)
+        more = more[np.argsort(more[:, 0], kind="stable")]
+        at = np.searchsorted(inside[:, 0], more[:, 0], side="right")
+        joined: NDArray[np.int64] = np.insert(inside, at, more, axis=0)
+        return joined
 
 
 def _moved(marks: Iterable[Mark], counts: Sequence[int]) -> tuple[Mark, ...]:

@@ -59,7 +59,7 @@ class Template:
     host_ps: NDArray[np.int64]
     lane_counts: tuple[int, ...]
     waits: NDArray[np.int64]
-    """Rows (task, lane, count)."""
+    """Rows (task, lane, count), in the order of tasks."""
     host_waits: NDArray[np.int64]
     """Rows (task, lane, count): the host waits before it issues the task."""
     inputs: tuple[tuple[int, str, bool], ...]
@@ -76,6 +76,10 @@ class Template:
     """Marks that the host has to wait for before it issues what follows."""
     entries: tuple[tuple[int, int], ...]
     """Tasks before the first compute task that need what the template starts from, with lanes."""
+    seams: tuple[tuple[int, int], ...] = ()
+    """(tasks, rows of memory) before each place at which another pass may go on (`joined`)."""
+    strand: NDArray[np.int8] | None = None
+    """Which of two micro-batches each task belongs to, where the template is of two passes."""
 
     def __len__(self) -> int:
         return len(self.lane)
@@ -98,6 +102,7 @@ class Emitter:
         self._inputs: list[tuple[int, str, bool]] = []
         self._entries: list[int] = []
         self._memory: list[tuple[int, int, float]] = []
+        self._seams: list[tuple[int, int]] = []
         self._pending: list[Mark | Input] = []
         self._host_pending: list[Mark | Input] = []
         self.outputs: dict[str, tuple[Mark, ...]] = {}
@@ -228,6 +233,11 @@ class Emitter:
         if num_bytes:
             self._memory.append((len(self._rows), self.tables.owner(owner), num_bytes))
 
+    def seam(self) -> None:
+        """Let another pass go on here, where this one is joined with it."""
+        if self._rows and (not self._seams or self._seams[-1][0] < len(self._rows)):
+            self._seams.append((len(self._rows), len(self._memory)))
+
     def output(self, key: str, *marks: Mark) -> None:
         """Name marks for what is placed later; by default all that compute has done and awaits."""
         self.outputs[key] = marks or self.pending()
@@ -264,6 +274,7 @@ class Emitter:
             pending=_marks(self._pending),
             host_pending=_marks(self._host_pending),
             entries=tuple((task, self._rows[task][0]) for task in self._entries),
+            seams=tuple(seam for seam in self._seams if seam[0] < len(self._rows)),
         )
 
 

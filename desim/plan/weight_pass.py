@@ -55,6 +55,18 @@ def weight_pass(emit: Emitter, chunk: Chunk, hooks: Sequence[Hooks], *, overlap:
         for position in reversed(range(len(chunk)))
         for part in reversed(range(len(chunk[position][1].modules)))
     ]
+    weight_gradients(emit, chunk, places, hooks, overlap=overlap)
+
+
+def weight_gradients(
+    emit: Emitter,
+    chunk: Chunk,
+    places: Sequence[tuple[int, int]],
+    hooks: Sequence[Hooks],
+    *,
+    overlap: bool,
+) -> None:
+    """Issue the weight gradients of the modules at `places` (layer, module), with their hooks."""
     modules = [chunk[position][1].modules[part] for position, part in places]
     ahead = _gather(emit, _next_gather(modules, 0), overlap)
     for number, ((position, part), module) in enumerate(zip(places, modules, strict=True)):
@@ -70,6 +82,31 @@ def weight_pass(emit: Emitter, chunk: Chunk, hooks: Sequence[Hooks], *, overlap:
             emit.memory(OUTPUT_GRADIENTS, -output_gradient_bytes(module))
         for hook in hooks:
             hook.after_backward(emit, position, part)
+
+
+class DelayedWeights:
+    """Weight gradients of a backward pass that wait until there is something to run beside.
+
+    Megatron-LM's `--delay-wgrad-compute`: each half of a block is left with the gradient of its
+    input, which is sent on its way, and then its weight gradients are computed.
+    """
+
+    def __init__(self, chunk: Chunk, hooks: Sequence[Hooks], *, overlap: bool) -> None:
+        self._chunk = chunk
+        self._hooks = hooks
+        self._overlap = overlap
+        self._places: list[tuple[int, int]] = []
+
+    def add(self, position: int, part: int) -> None:
+        """Put off a module's weight gradient, and what its hooks do after it."""
+        self._places.append((position, part))
+
+    def issue(self, emit: Emitter) -> None:
+        """Issue what was put off."""
+        layer, places = emit.layer, self._places
+        self._places = []
+        weight_gradients(emit, self._chunk, places, self._hooks, overlap=self._overlap)
+        emit.layer = layer
 
 
 def _next_gather(modules: Sequence[Module], first: int) -> tuple[Comm, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from desim.analyze.memory import needed_by_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from desim.record import Record
 
@@ -42,6 +42,7 @@ def cards(summary: Mapping[str, Any], record: Record) -> list[Card]:
     ):
         if summary.get(key):
             found.append(Card(what, grouped(float(summary[key])), unit, _remark(summary, key)))
+    found.extend(_cost(summary))
     mfu, rate = summary.get("mfu"), summary.get("model_tflop_per_s_per_device")
     if mfu is not None:
         hfu = f"{100 * float(summary['hfu']):.1f} % with recomputation (HFU)"
@@ -69,6 +70,15 @@ def _remark(summary: Mapping[str, Any], key: str) -> str:
         return f"{1e12 / float(summary['tokens_per_s']) / 86400:,.1f} days per trillion tokens"
     each = summary.get("samples_per_s_per_device")
     return f"{grouped(float(each))} samples/s per GPU" if each else ""
+
+
+def _cost(summary: Mapping[str, Any]) -> Iterator[Card]:
+    """What training costs, where a GPU-hour has a price."""
+    for many in ("trillion_tokens", "billion_samples"):
+        if f"cost_per_{many}" in summary:
+            hours = grouped(float(summary[f"device_hours_per_{many}"]))
+            value = grouped(float(summary[f"cost_per_{many}"]))
+            yield Card(f"cost per {many.replace('_', ' ')}", value, "", f"{hours} GPU-hours")
 
 
 def _memory(summary: Mapping[str, Any], record: Record) -> Card:

@@ -21,6 +21,12 @@ _SCALE = [[0, "#0b2a4d"], [0.5, "#3f86c7"], [1, "#b9d3ec"]]
 #: What parallel coordinates show beside the axes and the objective.
 _BESIDE = (("step_time_s", "step (s)"), ("mfu", "MFU"))
 _MAX_LABEL = 20
+#: What a point costs, the first that all have: scalar and title.
+_COSTS = tuple(
+    (f"{key}_per_{many}", f"{title} per {many.replace('_', ' ')}")
+    for key, title in (("cost", "cost"), ("device_hours", "GPU-hours"))
+    for many in ("trillion_tokens", "billion_samples")
+)
 
 
 def values_of(points: Points, axis: str) -> list[str]:
@@ -94,14 +100,15 @@ def memory_front(points: Points, numbers: Sequence[int]) -> Figure:
 
 
 def cost_front(points: Points, numbers: Sequence[int]) -> Figure:
-    """Step time against cost where there is one, else against GPUs; nothing where all are equal."""
+    """Step time against what training costs, in money where all have a price, else in GPU-hours."""
     played = [i for i in numbers if not points.rows[i]["error"]]
-    costs = all(isinstance(points.rows[i].get("cost"), (int, float)) for i in played)
-    key, title = ("cost", "cost") if played and costs else ("num_devices", "GPUs")
-    pairs = [(float(points.rows[i]["step_time_s"]), float(points.rows[i][key])) for i in played]
-    if len({y for _, y in pairs}) < 2:
-        return {"data": [], "layout": {}}
-    return _front_figure(points, played, pairs, title)
+    for key, title in _COSTS:
+        if played and all(_number(points.rows[i].get(key)) is not None for i in played):
+            pairs = [
+                (float(points.rows[i]["step_time_s"]), float(points.rows[i][key])) for i in played
+            ]
+            return _front_figure(points, played, pairs, title)
+    return {"data": [], "layout": {}}
 
 
 def _front_figure(

@@ -89,14 +89,12 @@ def packed_timeline(
 
 def _path(record: Record) -> list[list[float]]:
     """Return the stretches of time that the critical path spends on each rank class."""
-    stretches: list[list[float]] = []
-    for link in critical_path(record):
-        start, end = link.start_ps / PS_PER_S, link.end_ps / PS_PER_S
-        if stretches and stretches[-1][0] == link.rank_class:
-            stretches[-1][2] = end
-        else:
-            stretches.append([link.rank_class, start, end])
-    return stretches
+    path = critical_path(record)
+    moves = np.flatnonzero(np.diff(path.rank_class))
+    first, last = np.append(0, moves + 1), np.append(moves, len(path) - 1)
+    start, end = path.start_ps[first] / PS_PER_S, path.end_ps[last] / PS_PER_S
+    rows = zip(path.rank_class[first].tolist(), start.tolist(), end.tolist(), strict=True)
+    return [list(row) for row in rows]
 
 
 def _of_class(record: Record, spans: Spans, labels: list[dict[str, Any]]) -> _Drawn:

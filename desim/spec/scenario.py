@@ -20,6 +20,8 @@ class Cluster(Spec):
     """A name of the catalogue, the path of a file, or the mapping."""
     devices: PositiveInt
     """GPUs of the job; whole nodes where they are more than one node."""
+    device_hour_price: Annotated[float, Ge(0)] | None = None
+    """What a GPU costs for an hour, in any currency: the summary then says what training costs."""
 
 
 class Parallel(Spec):

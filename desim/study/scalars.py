@@ -13,8 +13,9 @@ _LEFT_OUT = ("name", "events", "simulate_wall_s")
 #: Scalars of `desim.analyze.metrics.summarize`; some of language models or recommendation alone.
 _ALONE = (
     "step_time_s", "tokens_per_s", "tokens_per_s_per_device", "samples_per_s",
-    "samples_per_s_per_device", "model_tflop_per_s_per_device", "mfu", "hfu", "parameters",
-    "num_devices", "device", "mesh", "rank_classes", "tasks", "fits",
+    "samples_per_s_per_device", "device_hours_per_trillion_tokens", "cost_per_trillion_tokens",
+    "device_hours_per_billion_samples", "cost_per_billion_samples", "model_tflop_per_s_per_device",
+    "mfu", "hfu", "parameters", "num_devices", "device", "mesh", "rank_classes", "tasks", "fits",
 )  # fmt: skip
 _BYTES = (
     "peak_memory_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "outside_memory_bytes",

@@ -234,6 +234,15 @@ def expert_exchange(p: pd.DataFrame) -> str:
     return bars(rows)
 
 
+def expert_passes(p: pd.DataFrame) -> str:
+    """Where the time went in each point."""
+    rows = []
+    for _, r in p.iterrows():
+        late = ", delay_wgrad" if r.delay_wgrad else ""
+        rows.append((f"{r.schedule}, {r.dispatch}, {r.passes}{late}", r))
+    return bars(rows)
+
+
 FIGURES: dict[str, Callable[[pd.DataFrame], str]] = {
     "gradient_buckets": gradient_buckets,
     "fsdp": fsdp,
@@ -244,6 +253,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], str]] = {
     "slow_parts": slow_parts,
     "network_bandwidth": network_bandwidth,
     "expert_exchange": expert_exchange,
+    "expert_passes": expert_passes,
 }
 
 

@@ -43,6 +43,9 @@ def test_numbers_agree_with_each_other(tokens: dict[str, Any]) -> None:
     step_s = tokens["step_time_s"]
     assert tokens["tokens_per_s"] == pytest.approx(8 * 1024 / step_s)
     assert tokens["tokens_per_s_per_device"] == pytest.approx(tokens["tokens_per_s"] / 8)
+    hours = 8 * 1e12 / tokens["tokens_per_s"] / 3600
+    assert tokens["device_hours_per_trillion_tokens"] == pytest.approx(hours)
+    assert "cost_per_trillion_tokens" not in tokens
     assert tokens["model_tflop_per_s_per_device"] == pytest.approx(tokens["mfu"] * 989.4)
     assert tokens["hfu"] >= tokens["mfu"] > 0
     assert tokens["num_devices"] == 8
@@ -50,6 +53,15 @@ def test_numbers_agree_with_each_other(tokens: dict[str, Any]) -> None:
     assert tokens["fits"] is True
     for lane in tokens["communication"].values():
         assert 0 <= lane["exposed_s"] <= lane["total_s"]
+
+
+def test_a_price_makes_cost_of_hours(tiny: Path, cli: Cli) -> None:
+    """Device-hours times the price of one, in the summary and on the terminal."""
+    priced = ("--set", "cluster.device_hour_price=2.5")
+    summary = cli(tiny, *FEW, *priced).json
+    hours = summary["device_hours_per_trillion_tokens"]
+    assert summary["cost_per_trillion_tokens"] == pytest.approx(2.5 * hours)
+    assert f"cost per trillion tokens{2.5 * hours:>14,.0f}" in cli(tiny, *FEW[:2], *priced).out
 
 
 def test_only_json_types(tokens: dict[str, Any], samples: dict[str, Any]) -> None:

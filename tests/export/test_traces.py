@@ -16,6 +16,7 @@ from desim.export.chrome import lane_title, write_trace, write_traces
 from desim.export.events import rounded_ns
 from desim.record import Record
 from tests.jobs import job
+from tests.laws.test_joined import pipeline
 from tests.records import make_record
 from tests.tools.trace_sql import TraceSql, engine_folder
 
@@ -110,3 +111,35 @@ def test_one_record_among_several_is_limited(tmp_path: Path) -> None:
     write_trace(record, tmp_path / "one.gz", 3)
     few, one = (tmp_path / "few.gz").stat().st_size, (tmp_path / "one.gz").stat().st_size
     assert few < 2 * one
+
+
+@needs_engine
+def test_joined_passes_alternate_in_a_trace(tmp_path: Path) -> None:
+    """In a joined pass each of the two goes on while the rows of the other travel: every exchange
+    has kernels of another micro-batch beside it, and pieces of both passes take turns."""
+    record = run(pipeline("1f1b", layers=3)).record
+    write_trace(record, tmp_path / "trace.json.gz")
+    slices = """
+        select s.name, s.ts, s.ts + s.dur, t.name, extract_arg(s.arg_set_id, 'args.mb') from slice s
+        join thread_track k on s.track_id = k.id join thread t using (utid) where s.name != 'wait'
+        and s.depth = 0
+    """
+    with TraceSql(tmp_path / "trace.json.gz") as sql:
+        dropped = "select name from stats where value > 0 and severity != 'info'"
+        assert sql.rows(dropped) == []
+        rows = sql.rows(slices)
+    kernels = [(begin, end, mb) for _, begin, end, lane, mb in rows if lane == "compute"]
+    sent = [
+        (begin, end, mb)
+        for name, begin, end, lane, mb in rows
+        if lane == "ep" and name.startswith(("dispatch", "combine")) and mb in (3, 4)
+    ]
+    beside = [
+        any(b < end and begin < e and other not in (mb, None) for b, e, other in kernels)
+        for begin, end, mb in sent
+    ]
+    assert len(sent) == 2 * 4 * 3
+    assert all(beside)
+    passes = sorted((begin, name) for name, begin, _, lane, mb in rows if lane == "passes")
+    pieces = [name for _, name in passes if name in ("forward 4", "backward 3")]
+    assert pieces == ["backward 3", "forward 4"] * (2 * 3 + 1)

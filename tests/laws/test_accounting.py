@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import desim
+from desim.analyze.accounting import CATEGORIES
 from desim.analyze.critical_path import critical_path, path_share
 from desim.spec.dump import dump_scenario
 from tests.jobs import BASE, LANE, PHASE, job, play
@@ -24,6 +25,11 @@ JOBS: dict[str, dict[str, Any]] = {
         "cluster__devices": 16,
         "parallel": {"tensor": 2, "pipeline": 4, "sequence": False},
         "policies": {"recompute": "selective"},
+    },
+    "normal priority": {
+        "cluster__devices": 16,
+        "parallel": {"tensor": 4, "pipeline": 2},
+        "policies": {"resources": {"high_priority": []}, "bucket": "5 MB"},
     },
     "interleaved": {
         "cluster__devices": 16,
@@ -94,10 +100,10 @@ def test_critical_path_is_without_a_gap(name: str) -> None:
     played = play(job(**JOBS[name]))
     path = critical_path(played.record)
     last = max(played.record.classes, key=lambda c: c.window_ps[1])
-    assert path[-1].end_ps == last.window_ps[1]
-    assert path[0].start_ps == last.window_ps[0]
-    for before, after in zip(path, path[1:], strict=False):
-        assert before.end_ps == after.start_ps
+    assert path.end_ps[-1] == last.window_ps[1]
+    assert path.start_ps[0] == last.window_ps[0]
+    assert (path.end_ps[:-1] == path.start_ps[1:]).all()
+    assert (path.end_ps > path.start_ps).all()
     assert sum(path_share(path).values()) == pytest.approx(1.0, abs=1e-12)
 
 
@@ -106,10 +112,10 @@ def test_critical_path_of_one_device_is_its_compute() -> None:
     played = play(job(**JOBS["one device"]), host=0.0)
     spans = played.spans()
     path = critical_path(played.record)
-    assert {link.category for link in path} == {"compute", "optimizer"}
-    assert [played.record.names.index(link.task) for link in path] == spans.name.tolist()
-    assert [link.start_ps for link in path] == spans.start_ps.tolist()
-    assert [link.end_ps for link in path] == spans.end_ps.tolist()
+    assert {CATEGORIES[c] for c in path.category} == {"compute", "optimizer"}
+    assert path.name.tolist() == spans.name.tolist()
+    assert path.start_ps.tolist() == spans.start_ps.tolist()
+    assert path.end_ps.tolist() == spans.end_ps.tolist()
     share = path_share(path)
     updating = spans.phase == PHASE["optimizer"]
     length = spans.end_ps - spans.start_ps
@@ -121,9 +127,9 @@ def test_critical_path_goes_through_the_slow_device() -> None:
     played = play(job(disturb=[{"device": 6, "compute": 0.25}]), host=0.0)
     slow = next(i for i, c in enumerate(played.record.classes) if c.representative == 6)
     path = critical_path(played.record)
-    computed = [link for link in path if link.category == "compute"]
-    assert {link.rank_class for link in computed} == {slow}
-    time_ps = sum(link.end_ps - link.start_ps for link in computed)
+    computed = path.category == CATEGORIES.index("compute")
+    assert set(path.rank_class[computed].tolist()) == {slow}
+    time_ps = (path.end_ps - path.start_ps)[computed].sum()
     assert time_ps == pytest.approx(played.accounts()[slow]["compute"], rel=0.01)
 
 

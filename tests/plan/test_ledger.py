@@ -36,6 +36,11 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "replicated": {"parallel": {"zero": 0}},
     "gradients sharded": {"parallel": {"zero": 2}, "workload__global_batch": 16},
+    "gradients sharded, experts without copies": {
+        "workload__model": MODEL | {"gated": True, "moe": {"experts": 8, "top_k": 2, "ffn": 512}},
+        "parallel": {"zero": 2, "expert": 8},
+        "workload__global_batch": 16,
+    },
     "sharded": {"parallel": {"zero": 3}, "workload__global_batch": 16, "run__steps": 2},
     "sharded, kept": {
         "parallel": {"zero": 3},

@@ -321,6 +321,32 @@ def test_a_job_that_fills_its_last_domain_in_part_is_told_of_segments(load: Load
             ],
             "has no effect on experts in chunks",
         ),
+        (
+            [MOE, "parallel.expert=2", "policies.experts.passes=joined"],
+            "of 4 stages under 1f1b each waits for a pass of the next",
+        ),
+        (
+            [MOE, "parallel.expert=2", "policies.schedule=gpipe", "policies.experts.passes=joined"],
+            "schedule gpipe has no forward and backward passes to join",
+        ),
+        (
+            [
+                MOE,
+                "parallel={expert: 2, pipeline: 1}",
+                "workload.global_batch=64",
+                "policies.experts.passes=joined",
+            ],
+            "one micro-batch has no other",
+        ),
+        (
+            [
+                MOE,
+                "parallel.expert=2",
+                "policies.schedule=zb_h1",
+                "policies.experts.delay_wgrad=true",
+            ],
+            "schedule zb_h1 gives weight gradients passes of their own",
+        ),
     ],
 )
 def test_choices_without_a_use_are_named(load: Load, changes: list[str], note: str) -> None:

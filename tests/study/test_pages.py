@@ -13,6 +13,7 @@ import pytest
 
 from desim.report.assets import plotly_source
 from desim.report.points import Points, front, short_names
+from desim.report.sweep_figures import cost_front
 from desim.report.sweep_page import write_sweep_page
 from desim.study.sweep.points import number_of_points, require_paths
 from desim.study.sweep.study_file import read_study
@@ -48,6 +49,7 @@ def make_points(**changes: Any) -> Points:
             row
             | {
                 "step_time_s": 3.0 - number, "mfu": 0.1 * (number + 1), "num_devices": 8 * tensor,
+                "device_hours_per_trillion_tokens": 100.0 * tensor,
                 "fits": number < 2, "peak_memory_bytes.max": 2.0**30 * (number + 1),
                 "peak_memory_bytes.0": 2.0**30 * (number + 1),
                 "peak_reserved_bytes.0": 2.0**30 * (number + 1),
@@ -61,6 +63,18 @@ def make_points(**changes: Any) -> Points:
         "meets": [bool(row.get("fits")) for row in rows],
     }  # fmt: skip
     return Points(**(parts | changes))
+
+
+def test_a_price_makes_cost_of_hours() -> None:
+    """Where every point that was played has one."""
+    points = make_points()
+    rows = [row | {"cost_per_trillion_tokens": 3.0} for row in points.rows]
+    priced = cost_front(make_points(rows=rows), range(4))
+    assert priced["layout"]["yaxis"]["title"]["text"] == "cost per trillion tokens"
+    assert priced["data"][-1]["y"] == [3.0]
+    del rows[0]["cost_per_trillion_tokens"]
+    some = cost_front(make_points(rows=rows), range(4))
+    assert some["layout"]["yaxis"]["title"]["text"] == "GPU-hours per trillion tokens"
 
 
 def test_the_front_has_no_point_that_another_beats_in_both() -> None:
@@ -97,6 +111,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     ]
     assert data["heat"]["shown"] == [3.0, 2.0, 1.0, None]
     assert data["cost"]["data"][-1]["name"] == "Pareto front"
+    assert data["cost"]["layout"]["yaxis"]["title"]["text"] == "GPU-hours per trillion tokens"
     assert data["memory"]["data"][-1]["x"] == [2.0, 3.0]
 
 

@@ -22,6 +22,8 @@ class Costs:
     `kept` is the memory that a backward pass leaves until the weight gradients are done, over that
     of the forward pass before it. `message_s` is the time of a message between neighbours.
     `mirrored`: the second chunks are a second pipeline, from the last stage to the first.
+    `joined_s` is the time by which a backward pass that is joined with the other chunk's forward
+    pass makes that longer; nothing where they are played one after the other.
     """
 
     forward_s: tuple[tuple[float, ...], ...]
@@ -31,6 +33,7 @@ class Costs:
     message_s: float
     folded_back: bool = False
     mirrored: bool = False
+    joined_s: tuple[tuple[float, ...], ...] = ()
 
     @property
     def stages(self) -> int:
@@ -52,6 +55,8 @@ class Costs:
 
     def seconds(self, kind: Kind, stage: int, chunk: int) -> float:
         """How long one pass takes."""
+        if kind == "joined" and self.joined_s:
+            return self.joined_s[stage][chunk]
         if kind in ("whole", "joined"):
             return self.backward_s[stage][chunk] + self.weight_s[stage][chunk]
         table = {"forward": self.forward_s, "backward": self.backward_s, "weight": self.weight_s}

@@ -24,9 +24,10 @@ def dualpipe(stage: int, stages: int, micro_batches: int, chunks: int) -> list[P
     stage to the last in chunk 0 the first half, from the last to the first in chunk 1 the others.
 
     F&B is a forward and a backward pass of the two directions together: a stage begins them once
-    both inputs are there and sends both results when both are done. Here the device plays the one
-    after the other, so that F&B is F + B; that what the one communicates runs beside what the other
-    computes is not played.
+    both inputs are there and sends both results when both are done. With experts over several ranks
+    their kernels take turns, so that each computes while the rows of the other travel
+    (`plan.joined`, figure 4); else, and where `policies.experts.passes` wants them `apart`, the
+    device plays the one after the other and F&B is F + B.
     """
     del chunks
     half = stages // 2

@@ -17,7 +17,8 @@ class Pass(NamedTuple):
     that the stage before waits for, the gradients of inputs; `weight` is then the rest, the
     gradients of weights, and `whole` a backward pass that is not split all the same. `joined` is
     a whole one that is played together with the forward pass before it: both begin once both
-    inputs are there, and their results are sent when both are done (DualPipe's F&B).
+    inputs are there, and their results are sent when both are done (DualPipe's F&B, the steady
+    phase of Megatron-LM's combined 1F1B).
     """
 
     kind: Kind

@@ -48,7 +48,7 @@ FLAGS: dict[str, Switches] = {
     "policies.sync": {
         "grad_norm": (f"{NONE}: Megatron-LM reads the norm wherever --clip-grad does",),
         "step": (
-            f"{NONE}: closest are Megatron-LM --log-interval 1 (1.0)",
+            f"{NONE}: closest is Megatron-LM --log-interval 1 (1.0)",
             "torchtitan metrics.log_freq: 1 (0.1.0)",
         ),
         "none": (f"{NONE}: closest is a long interval of the same",),

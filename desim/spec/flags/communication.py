@@ -103,17 +103,13 @@ EXPERTS: dict[str, Switches] = {
         "beside": ("Megatron-LM --moe-shared-expert-overlap (Core 0.10.0)",),
     },
     "policies.experts.chunks": {
-        NUMBER: (
-            "Tutel a2a_ffn_overlap_degree (0.1.4)",
-            f"{NONE} of Megatron-LM: closest is --overlap-moe-expert-parallel-comm, of two"
-            " micro-batches (Core 0.14.0)",
-        ),
+        NUMBER: ("Tutel a2a_ffn_overlap_degree (0.1.4)",),
     },
     "policies.experts.load": {
         ALL: (
-            f"{NONE}: the router decides; even by force with",
-            "Megatron-LM --moe-router-force-load-balancing (Core 0.13.0)",
-            "torchtitan debug.moe_force_load_balance (0.2.1)",
+            f"{NONE}: the router decides",
+            "Megatron-LM --moe-router-force-load-balancing makes it even (Core 0.13.0)",
+            "torchtitan debug.moe_force_load_balance makes it even (0.2.1)",
         ),
     },
     "policies.experts.spread": {NUMBER: (f"{NONE}: as load",)},
@@ -123,6 +119,19 @@ EXPERTS: dict[str, Switches] = {
             "Megatron-LM --moe-token-dispatcher-type flex --moe-enable-deepep (Core 0.12.0)",
             "torchtitan parallelism.expert_parallel_comm_backend: deepep (0.2.1)",
             "deepseek-ai/DeepEP (seen in 1.2.1)",
+        ),
+    },
+    "policies.experts.passes": {
+        "apart": ("Megatron-LM: by default",),
+        "joined": (
+            "Megatron-LM --overlap-moe-expert-parallel-comm (Core 0.14.0)",
+            "deepseek-ai/DualPipe: always",
+        ),
+    },
+    "policies.experts.delay_wgrad": {
+        "true": (
+            "Megatron-LM --delay-wgrad-compute (Core 0.13.0)",
+            "Megatron-LM --overlap-dispatch-backward-with-experts-wgrad, apart (Core 0.18.0)",
         ),
     },
     "policies.experts.max_nodes": {

@@ -26,9 +26,7 @@ OVERLAP: dict[str, Switches] = {
         "chained": ("Megatron-LM --overlap-param-gather (Core 0.4.0)",),
     },
     "policies.overlap.tensor": {
-        "none": (
-            "Megatron-LM --no-async-tensor-model-parallel-allreduce (23.04; not in Core 0.16.0)",
-        ),
+        "none": ("Megatron-LM --no-async-tensor-model-parallel-allreduce (23.04)",),
         "megatron": ("Megatron-LM --sequence-parallel (23.04)",),
         "chunked": (
             "Megatron-LM --tp-comm-overlap (Core 0.4.0)",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from desim.spec.rules.finding import Finding, Rule, data_size, nearest_divisors
+from desim.spec.joined import unjoined
+from desim.spec.rules.finding import Finding, Rule, data_size, micro_batches, nearest_divisors
 from desim.spec.scenario import Scenario
+from desim.spec.schedules import ZERO_BUBBLE
 from desim.spec.workload import Transformer
 
 _MODEL = ("workload.model",)
@@ -188,6 +190,11 @@ def _unused(scenario: Scenario, name: str) -> str:
         return "each expert is sent a copy of its own; dispatch: node_first sends one to a node"
     if name in ("dispatch", "max_nodes") and _nodes(scenario) == 1:
         return "expert groups stand in one NVLink domain"
+    if name == "passes" and policy.passes == "joined":
+        alone = micro_batches(scenario) == 1
+        return "one micro-batch has no other to wait with" if alone else unjoined(scenario)
+    if name == "delay_wgrad" and scenario.policies.schedule in ZERO_BUBBLE:
+        return f"schedule {scenario.policies.schedule} gives weight gradients passes of their own"
     return "load says how many tokens each rank has" if name == "spread" and policy.load else ""
 
 
@@ -274,7 +281,7 @@ RULES = (
     Rule(counts_are_read_back, (*_MODEL, "kernels.cuda_graphs")),
     Rule(latent_attention_fits, _MODEL),
     Rule(adapters_have_dense_layers, (*_MODEL, "workload.task", "workload.lora")),
-    Rule(expert_policies_are_used, (*_GROUPS, "policies", "cluster.system")),
+    Rule(expert_policies_are_used, (*_GROUPS, "policies", "cluster.system", "workload")),
     Rule(experts_leave_these_out, (*_MODEL, "policies", "parallel.expert")),
     Rule(
         experts_are_in_reach,
