@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from desim.spec import base
 from desim.spec.base import Spec
+from desim.spec.flags import ALL, FLAGS, NUMBER
 from desim.spec.scenario import Scenario
 
 PAGE = Path(__file__).with_name("scenario.md")
@@ -37,6 +39,11 @@ on the right: `--set policies.schedule=gpipe`, `--set 'disturb=[{device: 17, com
 - `collectives: auto` stands for `auto` for every collective.
 - Unknown keys, missing units and impossible combinations are refused with file, line and the
   nearest valid choice.
+"""
+SWITCHES = """
+What switches each on in the frameworks; in brackets the first version that is known to have it
+(`Core`: Megatron Core; 23.04 is a tag of Megatron-LM):
+
 """
 #: Field types that carry a unit or a bound, in words.
 NAMED = (
@@ -69,16 +76,33 @@ def _sections(path: str, model: type[Spec], kind: str = "") -> Iterator[str]:
     yield f"\n## {title}\n\n{_contract(model)}\n\n"
     yield "| key | what it may be | default | meaning |\n|---|---|---|---|\n"
     below = []
+    switches: dict[str, list[str]] = {}
     for name, field in model.model_fields.items():
         key = field.alias or name
         row = (f"`{key}`", _words(hints[name]), _default(field), meanings.get(name, ""))
         yield f"| {' | '.join(row)} |\n"
+        for label, text in _switches(f"{path}.{key}", key):
+            switches.setdefault(text, []).append(label)
         found = _models(hints[name])
         for other in found:
             what = f" ({_kind(other)})" if len(found) > 1 else ""
             below.append((".".join(part for part in (path, key) if part), other, what))
+    if switches:
+        yield SWITCHES + "".join(f"- {', '.join(of)}: {text}\n" for text, of in switches.items())
     for here, other, what in below:
         yield from _sections(here, other, what)
+
+
+def _switches(path: str, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the choices of a field with what switches each on in the frameworks."""
+    for choice, flags in FLAGS.get(path, {}).items():
+        label = key if choice in (ALL, NUMBER) else f"{key}: {choice}"
+        yield f"`{label}`", "; ".join(map(_code, flags))
+
+
+def _code(text: str) -> str:
+    """Mark what is written in a program as code."""
+    return re.sub(r"[^\s,;()]*(?:--|[_=])[^\s,;()]*[^\s,;():]", r"`\g<0>`", text)
 
 
 def _kind(model: type[Spec]) -> str:

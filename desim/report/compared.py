@@ -17,6 +17,7 @@ _GIB = 2.0**30
 _SMALLEST_SHARE = 0.0005
 _SMALLEST_PATH_SHARE = 0.005
 _LONG_S = 100.0
+_MOST_ERRORS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +175,12 @@ def warnings(runs: Sequence[Compared]) -> list[str]:
 
 
 def model_errors(runs: Sequence[Compared]) -> list[str]:
-    """Return how far the differences of each family of changes may be off, each family once."""
-    said = dict.fromkeys(
-        f"{run.error_points:.1f} points for {run.error_of}" for run in runs[1:] if run.error_of
-    )
-    return list(said)
+    """Return how far differences may be off, the largest first, what is said of several once."""
+    ordered = sorted(runs[1:], key=lambda run: -run.error_points)
+    said = [f"{run.error_points:.1f} points for {run.error_of}" for run in ordered if run.error_of]
+    distinct = list(dict.fromkeys(said))
+    more = len(distinct) - _MOST_ERRORS
+    return distinct[:_MOST_ERRORS] + (["less for others"] if more > 0 else [])
 
 
 def reason(run: Compared, first: Compared) -> str:

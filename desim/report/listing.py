@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import textwrap
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BeforeValidator
 
 from desim.plan.schedules import AUTOMATIC, FOLDED_BACK, SCHEDULES
-from desim.plan.schedules.flags import FLAGS
+from desim.report.wrap import WIDTH
 from desim.spec.base import Spec
 from desim.spec.catalogue import list_names
+from desim.spec.flags import ALL, FLAGS, NUMBER, Switches
 from desim.spec.policy import Kernels, Policies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
+_SCHEDULE = "policies.schedule"
+#: Columns by which what is said of a name stands to its right, and names below a heading.
+_INDENT, _HEADING = 4, 2
 _PLAIN: dict[object, str] = {
     bool: "true | false",
     int: "a whole number",
@@ -39,17 +44,52 @@ def listing(kinds: Sequence[str]) -> str:
 def _names(kind: str) -> Iterator[str]:
     if kind == "schedules":
         for name, contract in _schedules():
-            yield f"{name:<15}{contract} [{FLAGS[name]}]"
+            yield name
+            for text in (contract, *FLAGS[_SCHEDULE][name]):
+                yield from _below("", text)
     elif kind == "policies":
-        rows = [
-            *_options("policies", Policies, _defaults(Policies())),
-            *_options("kernels", Kernels, _defaults(Kernels())),
-        ]
-        width = max(len(path) for path, _, _ in rows)
-        for path, choices, default in rows:
-            yield f"{path:<{width}}  {choices:<45} default {default}"
+        yield from _policies()
     else:
         yield from list_names(kind)
+
+
+def _policies() -> Iterator[str]:
+    """Every setting with its default; below it what it may be and what switches each choice on."""
+    rows = [
+        *_options("policies", Policies, _defaults(Policies())),
+        *_options("kernels", Kernels, _defaults(Kernels())),
+    ]
+    width = max(len(path) for path, _, _ in rows)
+    for path, choices, default in rows:
+        yield f"{path:<{width}}  default {default}"
+        yield from _below("", choices)
+        if path == _SCHEDULE:
+            yield from _below("", "`list schedules` says what each is and what switches it on")
+        else:
+            yield from _switches(FLAGS.get(path, {}))
+
+
+def _switches(switches: Switches) -> Iterator[str]:
+    """What switches each choice on, one switch a line behind the choice."""
+    alone = [*switches] in ([ALL], [NUMBER])
+    column = 0 if alone else max(map(len, switches), default=0)
+    for choice, flags in switches.items():
+        for number, flag in enumerate(flags):
+            head = choice if number == 0 and not alone else ""
+            yield from _below(f"{head:<{column}}", flag)
+
+
+def _below(head: str, text: str) -> Iterator[str]:
+    """Wrap a text below a name, behind a head."""
+    first = " " * _INDENT + (f"{head}  " if head else "")
+    yield from textwrap.wrap(
+        text,
+        WIDTH - _HEADING,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _schedules() -> Iterator[tuple[str, str]]:

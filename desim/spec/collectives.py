@@ -45,7 +45,7 @@ class Pins(Spec):
     """Algorithm and protocol per collective; `auto` lets the tuner choose for size and group."""
 
     all_reduce: AllReduce = "auto"
-    """Of all-reduces (NCCL_ALGO; `hierarchical` and `two_level` are those of frameworks)."""
+    """Of all-reduces (`hierarchical` and `two_level` are those of frameworks)."""
     all_gather: Gather = "auto"
     """Of all-gathers."""
     reduce_scatter: Gather = "auto"
@@ -53,7 +53,7 @@ class Pins(Spec):
     all_to_all: AllToAll = "auto"
     """Of all-to-alls."""
     protocols: Protocols = Protocols()
-    """Protocol of each (NCCL_PROTO), or one for all: `ll` 8 bytes of which 4 are data, `ll128`
+    """Protocol of each, or one for all: `ll` 8 bytes of which 4 are data, `ll128`
     128 bytes of which 120 are, `simple` whole slices with a flag behind them."""
 
 
@@ -66,7 +66,7 @@ class Collectives(Pins):
 
     groups: dict[GroupName, Pins] = {}
     """The same for one kind of group (a communicator) instead of all: `{dp: {all_gather: ring}}`;
-    what it leaves at `auto` is as for all (a tuner plug-in of NCCL chooses by communicator)."""
+    what it leaves at `auto` is as for all."""
 
     @model_validator(mode="before")
     @classmethod

@@ -50,13 +50,17 @@ def load_scenario(source: str | Path | Mapping[str, Any], overrides: Sequence[st
             overriding.apply(root, override, catalogue)
         except SpecError as error:
             mistakes.extend(error.mistakes)
+    moved = None
     try:
-        expand_schedule(root)
+        moved = expand_schedule(root)
     except SpecError as error:
         mistakes.extend(error.mistakes)
     _expand(root, catalogue)
     mistakes.extend(catalogue.mistakes)
-    scenario, notes = _validate(root, catalogue, mistakes)
+    try:
+        scenario, notes = _validate(root, catalogue, mistakes)
+    except SpecError as error:
+        raise SpecError([moved.back(m) if moved else m for m in error.mistakes]) from None
     return Loaded(settle_tables(scenario, root, catalogue.roots), notes, path)
 
 

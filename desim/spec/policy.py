@@ -19,34 +19,30 @@ class Overlap(Spec):
     """What communication may run beside compute."""
 
     grad_reduce: Literal["none", "bucketed", "per_layer"] = "bucketed"
-    """`none`: reduce after the last backward; `bucketed`: each bucket once it is complete
-    (Megatron-LM `--overlap-grad-reduce`, PyTorch DDP, DeepSpeed `overlap_comm`); `per_layer`: the
-    same with one bucket for every layer, whatever its size."""
+    """`none`: reduce after the last backward; `bucketed`: each bucket once it is complete;
+    `per_layer`: the same with one bucket for every layer, whatever its size."""
     param_gather: Literal["none", "prefetch", "chained"] = "prefetch"
-    """ZeRO-1/2 parameters: gathered before the first forward, or bucket by bucket under it
-    (Megatron-LM `--overlap-param-gather`). `prefetch`: all are issued when the step begins, in the
-    order of use; `chained`: each once the one before it is needed, as Megatron-LM issues them
-    inside a chunk, which leaves the host's one hardware queue free in between."""
+    """ZeRO-1/2 parameters: gathered before the first forward, or bucket by bucket under it.
+    `prefetch`: all are issued when the step begins, in the order of use; `chained`: each once the
+    one before it is needed, as Megatron-LM issues them inside a chunk, which leaves the host's one
+    hardware queue free in between."""
     tensor: Literal["none", "megatron", "chunked"] = "megatron"
     """`megatron`: in a column-parallel backward the input's all-gather runs under dgrad and the
     gradient's reduce under wgrad; `none`: all tensor-parallel communication is exposed;
     `chunked`: as `megatron`, and the all-gather before and the reduce-scatter after a GEMM are cut
     in `tensor` chunks that copy engines move while the GEMM works on others (Transformer Engine's
-    user buffers, `tp_comm_overlap`; asynchronous tensor parallelism in PyTorch)."""
+    user buffers; asynchronous tensor parallelism in PyTorch)."""
     pipeline: Literal["blocking", "async"] = "blocking"
     """`blocking`: a stage waits for each send/recv pair; `async`: sends and receives are posted.
     A posted receive holds its SMs until the message comes, which can cost more than it hides.
-    Megatron-LM posts messages under the interleaved schedule alone (unless
-    `--no-overlap-p2p-communication`)."""
+    Megatron-LM posts messages under the interleaved schedule alone."""
     tensor_chunks: PositiveInt | None = None
     """GEMMs that `tensor: chunked` makes of one, with a copy less beside them; at least
     `parallel.tensor`, as many where left out, since a rank begins with its own rows."""
     tensor_exchange: Literal["ring", "direct", "pipeline"] = "ring"
-    """How chunks travel under `tensor: chunked`. `ring`: each copy to the next rank (Transformer
-    Engine's `ring_exchange`, Megatron-LM `--tp-comm-overlap`); `direct`: straight between every
-    pair (PyTorch's symmetric memory, torchtitan `enable_async_tensor_parallel`); `pipeline`: as
-    `ring` before a GEMM, and after it a reduce-scatter of each chunk by a kernel that takes SMs
-    (Transformer Engine's method `pipeline`, `num_splits` chunks, of `--tp-comm-overlap-cfg`)."""
+    """How chunks travel under `tensor: chunked`. `ring`: each copy to the next rank; `direct`:
+    straight between every pair (PyTorch's symmetric memory); `pipeline`: as `ring` before a GEMM,
+    and after it a reduce-scatter of each chunk by a kernel that takes SMs."""
     receive_ahead: Annotated[int, Ge(0)] = 1
     """Under `pipeline: async`: passes by which a receive is posted ahead of the one that needs it;
     0: when its pass is next and all before it is computed."""
@@ -63,27 +59,26 @@ class Fsdp(Spec):
     """
 
     issue: FsdpIssue = "explicit"
-    """When the host issues gathers. `explicit`: `prefetch` layers ahead (FSDP1
-    `forward_prefetch=True`, FSDP2 `set_modules_to_forward_prefetch` and `..._backward_prefetch`);
+    """When the host issues gathers. `explicit`: `prefetch` layers ahead;
     `host_run_ahead`: as FSDP1 by default, forward when the host comes to the layer, which the
-    device hides only while the host is ahead of it, backward one layer ahead (BACKWARD_PRE);
+    device hides only while the host is ahead of it, backward one layer ahead;
     `implicit`: as FSDP2 by default, the same without any wait of the host: the stream of the
     gathers waits until an earlier layer is copied out, so that two are under way."""
     prefetch: Annotated[int, Ge(0)] = 1
     """Under `explicit`: layers whose all-gather is issued ahead of the layer that computes."""
     prefetch_backward: Annotated[int, Ge(0)] | None = None
     """The same of the backward pass; as `prefetch` where left out. 0: after the reduction of the
-    layer before (FSDP1 `backward_prefetch=None`)."""
+    layer before."""
     gathers_in_flight: PositiveInt = 2
-    """Gathered layers that may exist at once; the host waits before it issues one more (FSDP1's
-    `limit_all_gathers`). FSDP2's stream waits instead: `implicit` does not use it."""
+    """Gathered layers that may exist at once; the host waits before it issues one more (FSDP1).
+    FSDP2's stream waits instead: `implicit` does not use it."""
     reshard_after_forward: bool | Annotated[int, Ge(2)] = True
-    """Whether a layer's gathered parameters are freed after its forward pass (FSDP1 FULL_SHARD,
-    not SHARD_GRAD_OP; FSDP2 `reshard_after_forward`). A number: so many neighbours keep them among
-    themselves and gather them from each other for the backward pass (FSDP2, ZeRO++ hpZ)."""
+    """Whether a layer's gathered parameters are freed after its forward pass. A number: so
+    many neighbours keep them among themselves and gather them from each other for the backward
+    pass (FSDP2, ZeRO++ hpZ)."""
     reduce_every_micro_batch: bool = True
     """Whether gradients are reduce-scattered after every micro-batch, as FSDP does unless told
-    otherwise (`no_sync`); false: whole gradients are kept and reduced with the last one."""
+    otherwise; false: whole gradients are kept and reduced with the last one."""
     root_unit: bool = False
     """Whether embedding and head form one unit that is gathered first and kept until the backward
     pass ends, as wrapping by blocks leaves to the root (FSDP1); false: two units."""
@@ -121,29 +116,28 @@ class Policies(Spec):
     """The orders of schedule `custom`."""
     post_validation: Literal["auto"] | bool = "auto"
     """Whether a stage updates its parameters with the gradient norm of the stages before it and
-    checks afterwards, instead of waiting for the norm of all; `auto`: under zero-bubble schedules
-    (`--enable-optimizer-post-validation` of the authors' Megatron-LM)."""
+    checks afterwards, instead of waiting for the norm of all; `auto`: under zero-bubble
+    schedules."""
     recompute: Literal["none", "selective", "per_op", "full"] = "none"
     """What the backward pass computes again: `selective`: the parts of each block that
     `recompute_modules` names; `per_op`: all but attention, every second matrix product and
-    reduce-scatters (torchtitan's `selective: op`); `full`: every block from its input."""
+    reduce-scatters (as torchtitan does); `full`: every block from its input."""
     recompute_modules: tuple[RecomputeModule, ...] = Field(
         default=("core_attention",), strict=False, min_length=1
     )
-    """Parts of a block that `recompute: selective` computes again (Megatron-LM
-    `--recompute-modules`); `activation` and `norm` discard their result, `mlp`, `experts` and
-    `core_attention` keep their input."""
+    """Parts of a block that `recompute: selective` computes again; `activation` and `norm` discard
+    their result, `mlp`, `experts` and `core_attention` keep their input."""
     recompute_layers: Annotated[int, Ge(1)] | None = None
     """Blocks of each stage (of each virtual stage) that recompute, the first ones; all where left
-    out (Megatron-LM `--recompute-method block --recompute-num-layers`)."""
+    out."""
     recompute_early_stop: bool = False
     """Whether `full` and `selective` recomputation end once all that is saved is there again, which
     leaves out the last matrix product of a block without dropout: PyTorch's non-reentrant
-    checkpoint since 2.1, XLA. Megatron-LM and DeepSpeed run the whole block."""
+    checkpoint, XLA. Megatron-LM and DeepSpeed run the whole block."""
     recompute_in: Literal["backward", "bubble"] = "backward"
     """When a stage recomputes: as its backward pass comes to a block, or before the gradient that
     this pass waits for has arrived, so that it fills the bubble or the wait (Merak, arXiv
-    2206.04959; Megatron-LM has no flag for it)."""
+    2206.04959)."""
     recompute_ahead: PositiveInt = 1
     """Blocks of each chunk that run again before the gradient is there under `recompute_in:
     bubble`, from the last one that recomputes on; each more of them holds what it restores."""
@@ -153,28 +147,24 @@ class Policies(Spec):
     """How ranks that share a sequence (`parallel.context`) see each other's keys and values:
     gathered whole before attention; passed round a ring in steps that attention runs beside; heads
     exchanged for tokens by an all-to-all before and after (Ulysses); or `two_level`: that among
-    `context_inside` neighbours and a ring across. Megatron-LM `--cp-comm-type all_gather | p2p |
-    a2a | a2a+p2p`; torchtitan gathers or passes round (`context_parallel_rotate_method`), DeepSpeed
-    Ulysses exchanges."""
+    `context_inside` neighbours and a ring across."""
     bucket_bytes: Bytes | None = Field(alias="bucket", default=None)
-    """Size of a gradient bucket (Megatron-LM `--ddp-bucket-size`, in elements; PyTorch DDP
-    `bucket_cap_mb`; DeepSpeed `reduce_bucket_size`); left out: as Megatron-LM's distributed data
+    """Size of a gradient bucket; left out: as Megatron-LM's distributed data
     parallel, the larger of 40 M and 1 M x data-parallel ranks elements in the first chunk of the
     first stage, and one bucket for any other chunk."""
     bucket_padding: Literal["aligned_shards", "megatron", "megatron_busbw", "none"] = (
         "aligned_shards"
     )
     """What the size of a bucket that ZeRO-1/2 shards is a multiple of: 64 elements x ranks, so that
-    every shard is aligned; `megatron`: lcm(ranks, 128), as its distributed optimizer
-    (`--use-distributed-optimizer`); `megatron_busbw`: lcm(ranks, 128, 2^16), with
-    `--ddp-pad-buckets-for-high-nccl-busbw`; or nothing. Padding is moved and reduced as well."""
+    every shard is aligned; `megatron`: lcm(ranks, 128), as its distributed optimizer;
+    `megatron_busbw`: lcm(ranks, 128, 2^16); or nothing. Padding is moved and reduced as well."""
     reduce_every_micro_batch: bool = False
     """Whether replicated gradients (`parallel.zero: 0` or 1) are reduced after every micro-batch
-    (PyTorch DDP outside of `no_sync`), not after the last alone. ZeRO-2 always does, and
+    (as PyTorch DDP does unless told otherwise), not after the last alone. ZeRO-2 always does, and
     `fsdp.reduce_every_micro_batch` says it for ZeRO-3."""
     bucket_copies: bool = False
     """Whether gradients that nothing overlaps are copied into a buffer of a bucket's size to be
-    reduced (DeepSpeed's `reduce_bucket_size`), which takes device memory; the time of the copies is
+    reduced (DeepSpeed), which takes device memory; the time of the copies is
     not counted. Flat gradient buffers (Megatron-LM) are reduced where they are."""
     zero_partition: Literal["flat", "tensors"] = "flat"
     """How `parallel.zero: 1` gives out optimizer states: equal parts of flat buckets, so that
@@ -191,15 +181,13 @@ class Policies(Spec):
     """Whether a stage sends its 1/tensor part (sequence parallel; else Megatron-LM's
     scatter-gather) or the whole activation."""
     gradient_clipping: bool = True
-    """Whether the global gradient norm is all-reduced before the optimizer step (Megatron-LM
-    `--clip-grad`, DeepSpeed `gradient_clipping`, torchtitan `max_norm`)."""
+    """Whether the global gradient norm is all-reduced before the optimizer step."""
     sync: Literal["grad_norm", "step", "none"] = "grad_norm"
     """Where the host waits for the device: reading back the gradient norm, once at the end of the
     step (loss logging), or never."""
     context_inside: PositiveInt | None = None
-    """Neighbouring context ranks that exchange heads under `context: two_level`, the first number
-    of Megatron-LM `--hierarchical-context-parallel-sizes`; left out: the most that divide the heads
-    of keys and values and stand in one NVLink domain."""
+    """Neighbouring context ranks that exchange heads under `context: two_level`; left out: the most
+    that divide the heads of keys and values and stand in one NVLink domain."""
     context_balance: Literal["zigzag", "contiguous"] = "zigzag"
     """Which tokens a context rank has under a causal mask: `zigzag` one chunk from either end, so
     that all compute alike (what Megatron-LM always does); `contiguous` one chunk, so that the last

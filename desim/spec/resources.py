@@ -24,8 +24,8 @@ class LinkWeights(Spec):
 
     On a link that is full a transfer goes at a share of its rate alone in proportion to its weight;
     what one cannot use is left to others. So do virtual lanes with weighted arbitration
-    (InfiniBand) and traffic classes with enhanced transmission selection (RoCE): NCCL_IB_SL,
-    NCCL_IB_TC, `trafficClass` of an NCCL communicator. Here on every link, NVLink too.
+    (InfiniBand) and traffic classes with enhanced transmission selection (RoCE). Here on every
+    link, NVLink too.
     """
 
     tp: Weight = 1.0
@@ -44,19 +44,18 @@ class Resources(Spec):
     """What communication takes of a device; what is left out are the device's own constants."""
 
     nvlink_sms: Annotated[int, Ge(1)] | None = None
-    """Streaming multiprocessors of a collective inside the NVLink domain: one for each channel
-    (NCCL_MAX_NCHANNELS and NCCL_MIN_NCHANNELS; `maxCTAs` and `minCTAs` of a communicator since NCCL
-    2.17). Fewer leave more to kernels and fill the links less: a ring or tree moves what its
+    """Streaming multiprocessors of a collective inside the NVLink domain: one for each channel.
+    Fewer leave more to kernels and fill the links less: a ring or tree moves what its
     channels can, `cluster.system.device.communication.channel` each."""
     network_sms: Annotated[int, Ge(1)] | None = None
     """The same of a collective between nodes."""
     message_sms: Annotated[int, Ge(0)] | None = None
-    """The same of a send or receive between stages (NCCL_NCHANNELS_PER_PEER); 0: copy engines move
-    it. Its bandwidth is taken to be the same."""
+    """The same of a send or receive between stages; 0: copy engines move it. Its bandwidth is taken
+    to be the same."""
     nvls_sms: Annotated[int, Ge(0)] | None = None
     """The same of an in-switch collective. Its bandwidth is taken to be the same."""
     max_connections: Annotated[int, Ge(1), Le(32)] = 8
-    """Hardware queues between host and device (CUDA_DEVICE_MAX_CONNECTIONS). With 1, which
+    """Hardware queues between host and device. With 1, which
     Megatron-LM asks for beside tensor parallelism before Blackwell and FSDP cannot use, no kernel
     or collective starts before all that the host issued earlier has started; with more, streams are
     taken to have queues of their own."""
@@ -64,11 +63,10 @@ class Resources(Spec):
     high_priority: tuple[GroupName, ...] = Field(
         default=("tp", "cp", "ep", "dp", "pp"), strict=False
     )
-    """Groups whose kernels have streams of high priority, which take their SMs at once (Megatron-LM
-    `--high-priority-stream-groups`, PyTorch `is_high_priority_stream`). A kernel of any other group
-    starts once the compute kernel that runs when it is ready has ended: thread blocks of one
-    priority start in the order of launch, and those of a matrix product wait for every SM
-    (NVIDIA/nccl issue 1431). Copy engines wait for none."""
+    """Groups whose kernels have streams of high priority, which take their SMs at once. A kernel of
+    any other group starts once the compute kernel that runs when it is ready has ended: thread
+    blocks of one priority start in the order of launch, and those of a matrix product wait for
+    every SM (NVIDIA/nccl issue 1431). Copy engines wait for none."""
     link_weights: LinkWeights = LinkWeights()
     """How links are shared between groups; equal weights share them equally."""
 

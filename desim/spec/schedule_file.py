@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from desim.errors import Mistake, SpecError
@@ -11,23 +12,41 @@ from desim.spec.yaml_source import read_file
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def expand_schedule(root: Node) -> None:
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What stands elsewhere than where it was written: a path, and where the user wrote it."""
+
+    path: str
+    written: str
+
+    def back(self, mistake: Mistake) -> Mistake:
+        """Return a mistake with the path that the user wrote."""
+        if not f"{mistake.path}.".startswith(f"{self.path}."):
+            return mistake
+        path = self.written + mistake.path[len(self.path) :]
+        return replace(mistake, path=path, hint=mistake.hint.replace(self.path, self.written))
+
+
+def expand_schedule(root: Node) -> Moved | None:
     """Turn `policies.schedule: {orders: ...}` or `FILE.yaml` into `schedule: custom` and `custom`.
 
-    `policies.custom` may also be the path of a file. A path is relative to the file that names it,
-    then to the working directory. Raises SpecError where the file cannot be read, and leaves no
-    schedule then, so that nothing else is said about it.
+    Returns what was moved. `policies.custom` may also be the path of a file. A path is relative to
+    the file that names it, then to the working directory. Raises SpecError where the file cannot be
+    read, and leaves no schedule then, so that nothing else is said about it.
     """
     policies = child(root, "policies")
     if policies is None or not isinstance(policies.value, dict):
-        return
+        return None
     written = policies.value.get("schedule")
     if written is not None and (isinstance(written.value, (dict, list)) or _is_path(written)):
         del policies.value["schedule"]
         policies.value["custom"] = _read(written, "policies.schedule")
         policies.value["schedule"] = Node("custom", written.file, written.line)
-    elif (given := policies.value.get("custom")) is not None:
+        alone = ".orders" if isinstance(written.value, list) else ""
+        return Moved(f"policies.custom{alone}", "policies.schedule")
+    if (given := policies.value.get("custom")) is not None:
         policies.value["custom"] = _read(given, "policies.custom")
+    return None
 
 
 def _is_path(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
@@ -10,6 +11,7 @@ import pytest
 
 import desim
 from desim.options import LISTS
+from desim.spec.flags import FLAGS
 from desim.spec.load import load_scenario
 from desim.spec.policy import Policies
 from tests.cli.conftest import ROOT, Cli, files, shell
@@ -96,26 +98,31 @@ def test_list(tmp_path: Path) -> None:
 )
 def test_list_one_kind(cli: Cli, kind: str, names: list[str]) -> None:
     lines = cli("list", kind).out.splitlines()
-    listed = [line.split()[0] for line in lines]
+    listed = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert set(names) <= set(listed)
     assert len(listed) == len(set(listed))
+    assert max(map(len, lines)) <= 98
 
 
-def test_defaults_are_listed_as_they_are_written(cli: Cli) -> None:
-    lines = cli("list", "policies").out.splitlines()
-    written = {
-        line.split()[0]: line.rsplit("default ", 1)[-1] for line in lines if "default" in line
-    }
+def test_defaults_choices_and_switches_are_listed_as_they_are_written(cli: Cli) -> None:
+    parts = re.split(r"\n(?! )", cli("list", "policies").out.rstrip())
+    said = {part.split()[0]: part.splitlines() for part in parts}
+    written = {path: lines[0].rsplit("default ", 1)[-1] for path, lines in said.items()}
     assert written["policies.bucket"] == "null"
     assert written["policies.overlap.grad_reduce"] == "bucketed"
     assert written["policies.gradient_clipping"] == "true"
-    said = {line.split()[0]: line[40:].split(" default ")[0].strip() for line in lines}
-    assert said["policies.recompute_layers"] == "a whole number, or null"
-    assert said["kernels.apart"] == "a list of qkv | gate_up"
-    assert said["policies.bucket"] == "a quantity with its unit, or null"
-    assert said["policies.schedule"].endswith("| custom")
-    assert said["policies.schedule_memory"] == "a number"
-    assert said["policies.custom"] == "a mapping of orders, placement, or null"
+    choices = {path: lines[1].strip() for path, lines in said.items() if len(lines) > 1}
+    assert choices["policies.recompute_layers"] == "a whole number, or null"
+    assert choices["kernels.apart"] == "a list of qkv | gate_up"
+    assert choices["policies.bucket"] == "a quantity with its unit, or null"
+    assert " ".join(map(str.strip, said["policies.schedule"])).count("| custom") == 1
+    assert choices["policies.schedule_memory"] == "a number"
+    assert choices["policies.custom"] == "a mapping of orders, placement, or null"
+    overlap = said["policies.overlap.grad_reduce"]
+    assert overlap[1].split(" | ") == ["    none", "bucketed", "per_layer"]
+    for choice, flags in FLAGS["policies.overlap.grad_reduce"].items():
+        first = next(line for line in overlap[2:] if line.split()[0] == choice)
+        assert first.split(maxsplit=1)[1] == flags[0]
 
 
 def test_what_is_no_command_and_a_second_scenario_are_said(cli: Cli) -> None:

@@ -103,8 +103,28 @@ def test_the_circle_is_named() -> None:
 
 @pytest.mark.parametrize("orders", [[], [3, 4], "F0 B0", [[0, "F"]], [(-1, "F", 0)]])
 def test_what_is_no_list_of_orders(orders: Any) -> None:
-    with pytest.raises(desim.SpecError, match=r"policies\.custom\.orders"):
+    with pytest.raises(desim.SpecError, match=r"^policies\.schedule\.orders"):
         desim.load(scenario({"orders": orders}))
+
+
+def test_mistakes_are_where_the_user_wrote_the_orders(tmp_path: Path) -> None:
+    """As a mapping, as a list of orders alone, in a file, and under `custom`."""
+    wrong = ["F0 B0", "F0 B0"]
+    file = tmp_path / "own.yaml"
+    file.write_text(f"placement: loop\norders: {wrong}\n")
+    beside = scenario("custom")
+    beside["policies"]["custom"] = {"orders": wrong}
+    for mapping, path in (
+        (scenario({"orders": wrong}), "policies.schedule.orders"),
+        (scenario(wrong), "policies.schedule"),
+        (scenario(str(file)), "policies.schedule.orders"),
+        (beside, "policies.custom.orders"),
+        (scenario({"orders": wrong, "placment": "v"}), "policies.schedule.placment"),
+    ):
+        with pytest.raises(desim.SpecError) as refused:
+            desim.load(mapping)
+        assert {mistake.path for mistake in refused.value.mistakes} == {path}
+    assert refused.value.mistakes[0].hint == "did you mean 'policies.schedule.placement'?"
 
 
 def test_stages_and_chunks() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from desim.analyze.difference import category_seconds, difference
 from desim.api import predict
 from desim.errors import SpecError
 from desim.export.carry import carried
-from desim.report.compared import verdict
+from desim.report.compared import model_errors, verdict
 from desim.study.compare.comparison import compare, compare_variants
 from desim.study.compare.given import given
+from desim.study.compare.model_error import error_points, families, families_of
 from desim.study.compare.play import shown_ranks
 from desim.study.compare.retune import PATHS, parse_retune, require_free, retune
 from desim.study.compare.variants import Variant, combine, parse_axis, varied
@@ -167,6 +170,40 @@ def test_only_what_is_named_is_retuned() -> None:
     for new in after:
         assert new.scenario.workload.micro_batch == 1
         assert set(new.setting) == {"policies.schedule", "policies.recompute"}
+
+
+def test_what_retuning_chose_counts_for_the_model_error() -> None:
+    """A variant at another micro-batch differs in that too; the reference's own choice does not."""
+    known = families()
+    chosen = retune(
+        variants("policies.overlap.tensor=none,chunked"), ("micro_batch",), 1, quiet, quiet
+    )
+    moved = replace(chosen[1], setting=chosen[1].setting | {PATHS["micro_batch"]: 2})
+    for second in (chosen[1], moved):
+        run = compare_variants("t", [chosen[0], second], draw=False).runs[1]
+        paths = [p for p in second.setting if second.setting[p] != chosen[0].setting[p]]
+        assert run.error_points == error_points(families_of(paths, known))
+        assert all(path in run.error_of for path in paths)
+    assert PATHS["micro_batch"] in paths
+
+
+def test_the_error_of_many_changes_is_short() -> None:
+    """Two jobs that have little in common differ in more than is worth naming."""
+    other = job(
+        workload__micro_batch=2, workload__sequence_length=128, parallel__tensor=4,
+        policies__recompute="full", policies__schedule="gpipe",
+        kernels__launch="9 us", kernels__optimizer="unfused",
+    )  # fmt: skip
+    found = compare_variants("t", given([job(), other]), draw=False)
+    (said,) = model_errors(found.runs)
+    assert re.fullmatch(r"[\d.]+ points for [\w.]+, [\w.]+, [\w.]+ and \d+ more", said)
+    known = {family.path: family.points for family in families()}
+    points = [known.get(name, known[""]) for name in re.findall(r"[a-z_]+\.[\w.]+\w", said)]
+    assert points == sorted(points, reverse=True)
+    runs = [replace(found.runs[1], error_points=float(n), error_of=f"a{n}") for n in range(6)]
+    assert model_errors([found.runs[0], *runs]) == [
+        "5.0 points for a5", "4.0 points for a4", "3.0 points for a3", "less for others",
+    ]  # fmt: skip
 
 
 def test_what_cannot_be_retuned_is_refused() -> None:

@@ -126,6 +126,8 @@ def test_settings_come_before_the_axes() -> None:
         ({"zip": [["run.seed", "run.sed"]]}, "zip.0: is not an axis (got run.sed); did you mean"),
         ({"when": {"run.sed": 1}}, "when.0.run.sed: is not an axis; did you mean 'run.seed'?"),
         ({"when": {"run.seed": 9}}, "is not a value of the axis (got 9); values: 0, 1"),
+        ({"objective": {"maximise": "mfus"}}, "objective: no scalar of the summary has this name"),
+        ({"constraints": ["fit"]}, "constraints.0: no scalar of the summary has this name"),
         ({"objective": {"smallest": "mfu"}}, "objective: must name a scalar of the summary"),
         ({"constraints": ["fits maybe"]}, "constraints.0: must be a scalar of the summary, or one"),
         ({"constraints": ["mfu > a lot"]}, "'a lot' is neither a number nor a quantity"),

@@ -9,9 +9,12 @@ import pytest
 
 import desim
 from desim.api import summary_of
+from desim.study.scalars import OPEN, scalar_names, scalars
+from desim.study.sweep.goal import never_known
 from tests.jobs import BASE
 
 SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
+DLRM = "dlrm_a_128.yaml"
 #: What was spent on it, which is less.
 SPENT = ("events", "simulate_wall_s")
 
@@ -57,6 +60,19 @@ def test_of_small_jobs(changes: list[str]) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in SCENARIOS.glob("*.yaml")))
 def test_of_the_scenarios_that_come_with_desim(name: str) -> None:
     equal(desim.load(SCENARIOS / name))
+
+
+def test_the_names_of_scalars_are_those_of_real_runs() -> None:
+    """What a study may name before anything is played is what runs have, no more and no less."""
+    price = ["cluster.device_hour_price=2.5"]
+    runs = [desim.load(BASE, CHANGES[of] + price) for of in ("tensor and pipeline", "jitter")]
+    runs += [desim.load(SCENARIOS / DLRM, price), desim.load(BASE, CHANGES["context"])]
+    found = {name for run in runs for name in scalars(summary_of(run))}
+    names = scalar_names()
+    assert not [name for name in found if never_known(name)]
+    assert {n for n in names if "." not in n} == {n for n in found if "." not in n}
+    assert {n.split(".")[0] for n in names} | {OPEN} == {n.split(".")[0] for n in found}
+    assert never_known("step_time") == "did you mean 'step_time_s'?"
 
 
 def test_it_takes_fewer_events() -> None:

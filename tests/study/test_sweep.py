@@ -296,9 +296,16 @@ def test_points_that_all_fail(study_file: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("step_time_s", "step_time", "objective: no scalar of the summary has this name"),
+        ("step_time_s", "step_time", "study.yaml:8: objective: no scalar of the summary has this"),
         ("step_time_s", "time_share", "(got time_share); it has parts: time_share."),
-        ("[fits]", "[fit]", "constraints: no scalar of the summary has this name (got fit); did"),
+        (
+            "[fits]",
+            "[fit]",
+            "study.yaml:9: constraints.0: no scalar of the summary has this name (got",
+        ),
+        ("[fits]", "[mfus > 0.5]", "did you mean 'mfu'?"),
+        ("step_time_s", "{maximise: hfus}", "did you mean 'hfu'?"),
+        ("step_time_s", "compute_by_kind.gem", "did you mean 'compute_by_kind.gemm'?"),
         ("parallel.tensor", "parallel.tensr", "did you mean 'parallel.tensor'?"),
         ("[1f1b, gpipe]", "[]", "axes.policies.schedule: has no values"),
     ],

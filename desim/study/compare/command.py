@@ -51,8 +51,9 @@ def compare_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, lis
         text = json.dumps(comparison.as_json(), indent=2) + "\n"
         return text, warnings(comparison.runs)
     took_s = time.monotonic() - began_s
+    errors = "; ".join(model_errors(comparison.runs))
     closing = [
-        *wrapped("model error in a change of the step time: ", model_errors(comparison.runs)),
+        *wrapped("model error in a change of the step time: ", errors.split(), " "),
         f"{len(variants)} variants in {took_s:.1f} s",
         *_files(folder, written),
     ]

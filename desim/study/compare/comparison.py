@@ -22,7 +22,7 @@ from desim.study.compare.variants import named_mistakes
 from desim.study.scalars import scalars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PAGE, TRACE, NUMBERS = "compare.html", "trace.json.gz", "compare.json"
 RESOLVED = "variant_{}.resolved.yaml"
+_MOST_NAMES = 3
 
 
 def _quiet(*_: object) -> None:
@@ -158,16 +159,23 @@ def _compared(
         difference(reference.summary, outcome.summary),
         variant.scenario.cluster.system.device.memory_bytes,
         model_error.error_points(families),
-        ", ".join(family.path or _shortened(paths) for family, paths in families.items()),
+        _named(families),
         (*variant.notes, *outcome.notes),
         variant.remark,
     )
 
 
-def _shortened(paths: Sequence[str]) -> str:
+def _named(families: Mapping[model_error.Family, Sequence[str]]) -> str:
+    """Say what was changed, what may be most wrong first; beyond a few names, how many more."""
+    ordered = sorted(families.items(), key=lambda item: -item[0].points)
+    names = [family.path or _others(paths) for family, paths in ordered]
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _others(paths: Sequence[str]) -> str:
     """Say what was changed where the table of errors has no family for it."""
-    more = f" and {len(paths) - 2} more" if len(paths) > 2 else ""
-    return ", ".join(paths[:2]) + more
+    return paths[0] if len(paths) == 1 else f"{len(paths)} other fields"
 
 
 def _all_settings(variants: Sequence[Variant]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from desim.study.scalars import LANES, OPEN, scalar_names
 from desim.units import DIMENSIONS, parse
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_LANES = ("tp", "cp", "ep", "dp", "pp", "host")
 _CONSTRAINT = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(?:(<=|>=|<|>)\s*(.+?)\s*)?")
 
 
@@ -97,10 +97,15 @@ def unknown_name(name: str, known: Collection[str]) -> str:
     return f"scalars: {', '.join(sorted(known)[:8])}, ..."
 
 
+def never_known(name: str) -> str:
+    """Return a hint where no scenario's summary can have a scalar of this name, else nothing."""
+    return "" if name.startswith(f"{OPEN}.") else unknown_name(name, scalar_names())
+
+
 def _of_other_points(name: str, known: Collection[str]) -> bool:
     """Whether a name differs from a known one in its lane or stage, which other points may have."""
 
     def shape(text: str) -> list[str]:
-        return ["*" if part.isdigit() or part in _LANES else part for part in text.split(".")]
+        return ["*" if part.isdigit() or part in LANES else part for part in text.split(".")]
 
     return "*" in shape(name) and shape(name) in map(shape, known)

@@ -14,7 +14,7 @@ from desim.spec.nodes import Path as KeyPath
 from desim.spec.text_file import shown
 from desim.spec.yaml_source import read_file
 from desim.study.axis import Axis, same
-from desim.study.sweep.goal import Constraint, Objective, read_constraint
+from desim.study.sweep.goal import Constraint, Objective, never_known, read_constraint
 from desim.study.sweep.ranges import spread
 
 KEYS = ("study", "base", "set", "axes", "zip", "when", "objective", "constraints")
@@ -248,14 +248,21 @@ class _Reader:
             return Objective()
         written = plain(node)
         if isinstance(written, str) and written.strip():
-            return Objective(written.strip())
+            written = {"minimise": written}
         if isinstance(written, dict) and len(written) == 1:
             ((way, name),) = written.items()
             if way in ("minimise", "maximise") and isinstance(name, str):
-                return Objective(name, way == "maximise")
+                self._require_scalar(node, ("objective",), name.strip())
+                return Objective(name.strip(), way == "maximise")
         hint = "as in step_time_s (the smallest is best) or {maximise: mfu}"
         self._note(node, ("objective",), "must name a scalar of the summary", repr(written), hint)
         return Objective()
+
+    def _require_scalar(self, node: Node, path: KeyPath, name: str) -> None:
+        """Note a name that the summary of no scenario has."""
+        hint = never_known(name)
+        if hint:
+            self._note(node, path, "no scalar of the summary has this name", name, hint)
 
     def _constraints(self, node: Node | None) -> tuple[Constraint, ...]:
         if node is None:
@@ -263,10 +270,11 @@ class _Reader:
         found = []
         parts = node.value if isinstance(node.value, list) else [node]
         for number, part in enumerate(parts):
+            where: KeyPath = ("constraints", number)
             try:
                 found.append(read_constraint(str(plain(part))))
+                self._require_scalar(part, where, found[-1].name)
             except ValueError as error:
-                where: KeyPath = ("constraints", number)
                 hint = "as in fits, or peak_memory_bytes.max <= 70 GiB"
                 self._note(part, where, str(error), repr(plain(part)), hint)
         return tuple(found)
