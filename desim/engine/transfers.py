@@ -99,7 +99,10 @@ class TransferTable:
         profile = self._wiring.profiles[use.profile]
         colour = int(self._folding.groups.of[group])
         local = group - self._wiring.first[use.family]
-        per_byte = float(profile.seconds_per_byte[local]) * use.scale
+        near, far = (
+            float(part[local]) for part in (use.near_seconds_per_byte, use.far_seconds_per_byte)
+        )
+        per_byte = max(near, far)
         flows = per_byte > 0 and comm.size_bytes > 0 and not use.light
         rate = min(1.0 / per_byte, _FASTEST_BYTES_PER_S) if flows else 0.0
         system = self._plan.scenario.cluster.system
@@ -124,8 +127,10 @@ class TransferTable:
             holds=bool(profile.sms or memory),
         )
         self.transfers.append(transfer)
-        share = system.device.communication.beside_compute
-        if not comm.beside or share == 1.0 or not rate:
+        if not comm.beside or not rate:
+            return transfer
+        share = per_byte / max(near / system.device.communication.beside_compute, far)
+        if share >= 1.0:
             return transfer
         fixed = self._fixed(comm, colour, uses, rate * share, latency)
         return replace(transfer, limit=share, fixed_ps=fixed, unhindered=transfer)

@@ -59,8 +59,15 @@ class Protocol:
 
     def seconds_per_byte(self, profile: Profile) -> NDArray[np.float64]:
         """Time per byte of one collective alone on each group of a profile."""
-        near = profile.near_seconds_per_byte / self.near_bandwidth_factor
-        return np.maximum(near, profile.far_seconds_per_byte / self.far_bandwidth_factor)
+        return np.maximum(self.near_seconds_per_byte(profile), self.far_seconds_per_byte(profile))
+
+    def near_seconds_per_byte(self, profile: Profile) -> NDArray[np.float64]:
+        """The same of what goes on inside nodes or NVLink domains."""
+        return profile.near_seconds_per_byte / self.near_bandwidth_factor
+
+    def far_seconds_per_byte(self, profile: Profile) -> NDArray[np.float64]:
+        """The same of what goes on between them."""
+        return profile.far_seconds_per_byte / self.far_bandwidth_factor
 
 
 #: NCCL's own model, from its src/graph/tuning.cc. Steps: ring entries of hwLat for NVLink (LL 0.6,

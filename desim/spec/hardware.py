@@ -107,7 +107,8 @@ class DeviceCommunication(Spec):
     The numbers of channels above fill the links; it counts where `policies.resources` gives a
     collective fewer. Left out: fewer channels are taken to be as fast."""
     beside_compute: Share
-    """Bandwidth of a collective beside whose beginning kernels run, as a share of that alone."""
+    """Bandwidth inside the node of a collective beside whose beginning kernels run, as a share of
+    that alone; what NICs and switches carry between nodes is not slowed."""
 
 
 class Device(Spec):
