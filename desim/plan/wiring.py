@@ -54,7 +54,8 @@ class Use:
 
     `profile` indexes `Wiring.profiles`. `latency_s` is the latency of every group of the family
     with the chosen protocol, `near_seconds_per_byte` its time per byte inside nodes or NVLink
-    domains and `far_` between them; its loads are the profile's times `scale`. `memory_traffic` is
+    domains and `far_` between them. Links inside carry the profile's loads times `near_wire_bytes`,
+    those between times `far_wire_bytes`: what the protocol sends for a byte. `memory_traffic` is
     device-memory bytes per byte through the links. A `light` collective's bytes take under a
     hundredth of its latency: they are paid as latency and
     load no links, so that a norm of four bytes does not tell the positions in a tree apart.
@@ -67,7 +68,8 @@ class Use:
     latency_s: NDArray[np.float64]
     near_seconds_per_byte: NDArray[np.float64]
     far_seconds_per_byte: NDArray[np.float64]
-    scale: float
+    near_wire_bytes: float
+    far_wire_bytes: float
     memory_traffic: float
     light: bool
 
@@ -243,7 +245,8 @@ class _Pricer:
             latency_s=latency_s,
             near_seconds_per_byte=protocol.near_seconds_per_byte(profile),
             far_seconds_per_byte=protocol.far_seconds_per_byte(profile),
-            scale=float(choice.scale[0]),
+            near_wire_bytes=protocol.near_wire_bytes,
+            far_wire_bytes=protocol.far_wire_bytes,
             memory_traffic=_MEMORY_TRAFFIC[comm.collective],
             light=bool((comm.size_bytes * per_byte_s <= _LIGHT * latency_s).all()),
         )
