@@ -49,7 +49,8 @@ class Overlap(Spec):
     (Transformer Engine's method `pipeline`, `num_splits` chunks, of `--tp-comm-overlap-cfg`)."""
     receive_ahead: Annotated[int, Ge(0)] = 1
     """Under `pipeline: async`: passes by which a receive is posted ahead of the one that needs it;
-    0: when its pass is next and all before it is computed."""
+    0: when its pass is next. It begins, and holds its SMs, when what was issued before it is
+    computed: PyTorch's stream of messages waits for the current one."""
 
 
 FsdpIssue = Literal["explicit", "host_run_ahead", "implicit"]
