@@ -99,7 +99,8 @@ class DeviceCommunication(Spec):
     network_sms: Annotated[int, Ge(0)]
     """Streaming multiprocessors that a collective between nodes holds."""
     message_sms: Annotated[int, Ge(0)] = 2
-    """Streaming multiprocessors that a send or receive holds: NCCL's channels per peer."""
+    """Streaming multiprocessors that a send or receive holds: NCCL's channels per peer, 2 on most
+    systems (NVIDIA/nccl issues 1424 and 1680)."""
     nvls_sms: Annotated[int, Ge(0)] = 0
     """Streaming multiprocessors that an in-switch (NVLS) collective holds."""
     channel_bytes_per_s: BytesPerSecond | None = Field(None, alias="channel")
