@@ -12,8 +12,6 @@ from desim.plan.tables import FAMILY, SLOTS
 from desim.record import GROUP_OF_LANE, LANES, PS_PER_S
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from desim.plan.build import Plan
     from desim.plan.tables import CommOp
     from desim.plan.wiring import Use
@@ -98,19 +96,16 @@ class TransferTable:
         """The transfer of a collective on the groups that behave like `group`."""
         comm = self._comms[comm_number]
         use = self._wiring.uses[comm_number]
-        profile = self._wiring.profiles[use.profile]
         colour = int(self._folding.groups.of[group])
         local = group - self._wiring.first[use.family]
-        per_byte = float(profile.seconds_per_byte[local]) * use.scale
-        flows = per_byte > 0 and comm.size_bytes > 0 and not use.light
-        rate = min(1.0 / per_byte, _FASTEST_BYTES_PER_S) if flows else 0.0
-        system = self._plan.scenario.cluster.system
-        uses = self._uses(use, colour, rate)
+        rate, share = self._pace(comm, use, local)
         latency_s = float(use.latency_s[local])
         if use.light:
-            latency_s += comm.size_bytes * per_byte
+            latency_s += comm.size_bytes * float(use.seconds_per_byte[local])
         latency = round(latency_s * PS_PER_S)
-        memory = self._memory(use, rate * use.scale, profile.group, profile.load, local)
+        sms = self._wiring.profiles[use.profile].sms
+        memory = self._memory(use, rate * share, local)
+        uses = self._uses(use, colour, rate)
         transfer = Transfer(
             number=len(self.transfers),
             name=_name(comm, use),
@@ -121,14 +116,13 @@ class TransferTable:
             uses=uses,
             limit=1.0,
             fixed_ps=self._fixed(comm, colour, uses, rate, latency),
-            sms=profile.sms,
+            sms=sms,
             memory_permille=memory,
-            holds=bool(profile.sms or memory),
+            holds=bool(sms or memory),
             weight=self._weight(comm.slot),
         )
         self.transfers.append(transfer)
-        share = system.device.communication.beside_compute
-        if not comm.beside or share == 1.0 or not rate:
+        if share == 1.0:
             return transfer
         fixed = self._fixed(comm, colour, uses, rate * share, latency)
         return replace(transfer, limit=share, fixed_ps=fixed, unhindered=transfer)
@@ -139,14 +133,32 @@ class TransferTable:
         (lane,) = self._lanes[slot]
         return float(getattr(weights, GROUP_OF_LANE[LANES[lane]], 1.0))
 
+    def _pace(self, comm: CommOp, use: Use, local: int) -> tuple[float, float]:
+        """Rate of a collective alone, 0 where no bytes flow, and the share of it beside compute.
+
+        Kernels beside it take SMs and memory bandwidth from the part inside the node, whose time
+        per byte grows by 1 / `beside_compute`; NICs and switches between nodes go on as they were.
+        """
+        near, far = float(use.near_seconds_per_byte[local]), float(use.far_seconds_per_byte[local])
+        per_byte = max(near, far)
+        if not per_byte or comm.size_bytes <= 0 or use.light:
+            return 0.0, 1.0
+        rate = min(1.0 / per_byte, _FASTEST_BYTES_PER_S)
+        if not comm.beside:
+            return rate, 1.0
+        beside = self._plan.scenario.cluster.system.device.communication.beside_compute
+        return rate, min(per_byte / max(near / beside, far), 1.0)
+
     def _uses(self, use: Use, colour: int, rate: float) -> tuple[tuple[int, float], ...]:
-        capacity = self._wiring.topology.capacity_bytes_per_s
+        topology = self._wiring.topology
+        capacity, outside = topology.capacity_bytes_per_s, topology.start("nic_out")
         first = self._folding.links.first
         loads = self._sums.get((use.profile, colour), {})
         if not rate:
             return ()
+        wire = use.near_wire_bytes, use.far_wire_bytes
         return tuple(
-            (k, load * use.scale * rate / float(capacity[first[k]]))
+            (k, load * wire[int(first[k]) >= outside] * rate / float(capacity[first[k]]))
             for k, load in sorted(loads.items())
             if load > 0
         )
@@ -182,18 +194,22 @@ class TransferTable:
             return -1
         return latency + -(-comm.size_bytes * PS_PER_S * RATE_UNIT // int(rate * RATE_UNIT + 0.5))
 
-    def _memory(
-        self,
-        use: Use,
-        rate: float,
-        groups: NDArray[np.int64],
-        loads: NDArray[np.float64],
-        local: int,
-    ) -> int:
-        """Share of the device's memory bandwidth, in parts per thousand, at the rate alone."""
-        device = self._plan.scenario.cluster.system.device
-        low, high = np.searchsorted(groups, [local, local + 1])
-        heaviest = float(loads[low:high].max(initial=0.0))
+    def _memory(self, use: Use, rate: float, local: int) -> int:
+        """Share of the device's memory bandwidth, in parts per thousand, that `rate` takes.
+
+        It is that of the heaviest link of a member: bytes of the links that many members share are
+        not all its own.
+        """
+        profile, topology = self._wiring.profiles[use.profile], self._wiring.topology
+        device = topology.system.device
+        rows = slice(*np.searchsorted(profile.group, [local, local + 1]))
+        link, load = profile.link[rows], profile.load[rows]
+        near = link < topology.start("socket_out")
+        far = (link >= topology.start("nic_out")) & (link < topology.start("leaf_up"))
+        heaviest = max(
+            use.near_wire_bytes * float(load[near].max(initial=0.0)),
+            use.far_wire_bytes * float(load[far].max(initial=0.0)),
+        )
         usable = device.memory_bytes_per_s * device.kernels.memory_efficiency
         return min(round(rate * heaviest * use.memory_traffic / usable * 1000), 900)
 

@@ -40,6 +40,23 @@ class Protocol:
     far_bandwidth_factor: float
     base_s: float
     far_base_s: float
+    wire_bytes: float = 1.0
+    """Bytes on a link for each byte of data: flags travel with them (LL 8 for 4, LL128 128 for
+    120)."""
+
+    @property
+    def near_wire_bytes(self) -> float:
+        """The same inside nodes, as far as the share of the bandwidth leaves room for them.
+
+        A link's capacity is what Simple moves in data: a protocol that was measured near that must
+        be able to reach it alone.
+        """
+        return min(self.wire_bytes, 1 / self.near_bandwidth_factor)
+
+    @property
+    def far_wire_bytes(self) -> float:
+        """The same between them."""
+        return min(self.wire_bytes, 1 / self.far_bandwidth_factor)
 
     def expected_s(self, profile: Profile) -> NDArray[np.float64]:
         """Latency that NCCL's own model expects, which knows of no slices (src/graph/tuning.cc)."""
@@ -59,8 +76,15 @@ class Protocol:
 
     def seconds_per_byte(self, profile: Profile) -> NDArray[np.float64]:
         """Time per byte of one collective alone on each group of a profile."""
-        near = profile.near_seconds_per_byte / self.near_bandwidth_factor
-        return np.maximum(near, profile.far_seconds_per_byte / self.far_bandwidth_factor)
+        return np.maximum(self.near_seconds_per_byte(profile), self.far_seconds_per_byte(profile))
+
+    def near_seconds_per_byte(self, profile: Profile) -> NDArray[np.float64]:
+        """The same of what goes on inside nodes or NVLink domains."""
+        return profile.near_seconds_per_byte / self.near_bandwidth_factor
+
+    def far_seconds_per_byte(self, profile: Profile) -> NDArray[np.float64]:
+        """The same of what goes on between them."""
+        return profile.far_seconds_per_byte / self.far_bandwidth_factor
 
 
 #: NCCL's own model, from its src/graph/tuning.cc. Steps: ring entries of hwLat for NVLink (LL 0.6,
@@ -75,6 +99,8 @@ _STEP_US = 3.4
 #: to 1/3.8 in trees and to llMaxBws in rings (Hopper: 87.7 GB/s in one node, 22.5 in two): about a
 #: quarter.
 _BANDWIDTH = {"LL": 0.25, "LL128": 120 / 128, "Simple": 1.0}
+#: Bytes on the wire for each byte of data.
+_WIRE = {"LL": 8 / 4, "LL128": 128 / 120, "Simple": 1.0}
 #: Bytes that a member of a chain has to have before it passes any on, inside nodes and between
 #: them: one of the 8 slots of a channel's buffer (src/include/device.h, src/init.cc): 4 MiB
 #: (Simple), 4915200 B of which 120 in 128 are data (LL128), 512 KiB of which half are (LL). Inside
@@ -118,7 +144,9 @@ _SIMPLE = Protocol("Simple", 1.0, 1.0, 1.0, 1.0, 0.0, 0.0)
 def _modelled(system: System, kernel: Kernel, name: str) -> Protocol:
     base_s = _BASE_US[name][kernel == "tree"] / _STEP_US * system.nvlink_latency_s
     share = _BANDWIDTH[name]
-    return Protocol(name, _NEAR_STEP[name], _FAR_STEP[name], share, share, base_s, base_s)
+    return Protocol(
+        name, _NEAR_STEP[name], _FAR_STEP[name], share, share, base_s, base_s, _WIRE[name]
+    )
 
 
 def _stated(costs: ProtocolCosts) -> _Costs:
@@ -136,4 +164,5 @@ def _measured(system: System, kernel: Kernel, name: str, costs: _Costs) -> Proto
         far_bandwidth_factor=_BANDWIDTH[name],
         base_s=base_s,
         far_base_s=far_base_s,
+        wire_bytes=_WIRE[name],
     )

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class Choice:
     """What the tuner takes for each group.
 
-    `algorithm` indexes `names`, `protocol` indexes `desim.network.protocols.NAMES`. `latency_s` is
-    that of the chosen protocol; the loads of the chosen profile are multiplied by `scale`.
+    `algorithm` indexes `names`, `protocol` indexes `desim.network.protocols.NAMES`. `latency_s` and
+    `seconds_per_byte` are those of the chosen algorithm with the chosen protocol.
     """
 
     algorithm: NDArray[np.int8]
     names: tuple[str, ...]
     protocol: NDArray[np.int8]
     latency_s: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    seconds_per_byte: NDArray[np.float64]
 
 
 def choose(
@@ -57,13 +57,10 @@ def choose(
     expected_s = np.stack([protocol.expected_s(profile) for _, _, protocol, profile in options])
     best = np.argmin(expected_s + size_bytes * per_byte_s, axis=0)
     column = np.arange(latency_s.shape[1])
-    plain_s = np.stack([profile.seconds_per_byte for _, _, _, profile in options])[best, column]
-    chosen_s = per_byte_s[best, column]
-    scale = np.divide(chosen_s, plain_s, out=np.ones_like(chosen_s), where=plain_s > 0)
     return Choice(
         algorithm=np.array([option[0] for option in options], np.int8)[best],
         names=names,
         protocol=np.array([option[1] for option in options], np.int8)[best],
         latency_s=latency_s[best, column],
-        scale=scale,
+        seconds_per_byte=per_byte_s[best, column],
     )

@@ -229,7 +229,7 @@ def _group_colours(wiring: Wiring) -> NDArray[np.int64]:
             part
             for use in wiring.uses
             if use.family == family
-            for part in (use.latency_s, wiring.profiles[use.profile].seconds_per_byte)
+            for part in (use.latency_s, use.near_seconds_per_byte, use.far_seconds_per_byte)
         ]
         _, kind = np.unique(np.stack(times), axis=1, return_inverse=True)
         colour[at : at + len(rows)] = number + len(wiring.members) * kind

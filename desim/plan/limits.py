@@ -51,8 +51,7 @@ def _longest_transfer(plan: Plan) -> tuple[str, float]:
     beside = plan.scenario.cluster.system.device.communication.beside_compute
     longest = ("", 0.0)
     for comm, use in zip(plan.context.tables.comms, plan.wiring.uses, strict=True):
-        profile = plan.wiring.profiles[use.profile]
-        bytes_s = comm.size_bytes * float(profile.seconds_per_byte.max(initial=0.0)) * use.scale
+        bytes_s = comm.size_bytes * float(use.seconds_per_byte.max(initial=0.0))
         seconds = bytes_s / beside + float(use.latency_s.max(initial=0.0))
         if not seconds <= longest[1]:
             longest = (comm.collective, seconds)

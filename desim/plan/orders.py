@@ -167,6 +167,6 @@ def _comm_seconds(context: Context) -> list[float]:
     wiring = wire(context.mesh, topology, tables, scenario, shard)
     seconds = []
     for comm, use in zip(tables.comms, wiring.uses, strict=True):
-        per_byte = wiring.profiles[use.profile].seconds_per_byte * use.scale
-        seconds.append(float((use.latency_s + comm.size_bytes * per_byte).max(initial=0.0)))
+        taken_s = use.latency_s + comm.size_bytes * use.seconds_per_byte
+        seconds.append(float(taken_s.max(initial=0.0)))
     return seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from desim.plan.template import NOTHING, START, Emitter, Mark
+from desim.plan.template import START, Emitter, Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class Messages:
         self._free_sends = free_sends
         self._ahead = ahead
         self._turn = turn if turn is not None else num_parts
-        self._templates: dict[tuple[str, bool], Template] = {}
+        self._templates: dict[str, Template] = {}
 
     def sends(self, item: Pass, part: int) -> str:
         """Slot on which a pass of model chunk `part` sends its result, or nothing."""
@@ -71,18 +71,18 @@ class Messages:
             return ""
         return f"{slot}_return" if upper >= self._turn else slot
 
-    def _post(
-        self, builder: ProgramBuilder, micro_batch: int, slot: str, *, early: bool = False
-    ) -> list[Mark]:
-        """Post one end of a message; an early one waits for nothing that is computed."""
-        key = (slot, early)
-        if key not in self._templates:
+    def _post(self, builder: ProgramBuilder, micro_batch: int, slot: str) -> list[Mark]:
+        """Post one end of a message, which begins when all compute before it is done.
+
+        So does a receive that is posted ahead: PyTorch lets the stream of a message wait for the
+        current one (`syncStream` in ProcessGroupNCCL.cpp).
+        """
+        if slot not in self._templates:
             emit = self._emitter()
             emit.phase = "forward" if "forward" in slot else "backward"
-            after = NOTHING if early else START
-            emit.output(slot, emit.message(slot, self._size, (after,), beside=self._beside))
-            self._templates[key] = emit.finish()
-        return list(builder.place(self._templates[key], micro_batch)[slot])
+            emit.output(slot, emit.message(slot, self._size, (START,), beside=self._beside))
+            self._templates[slot] = emit.finish()
+        return list(builder.place(self._templates[slot], micro_batch)[slot])
 
     def run(
         self,
@@ -123,7 +123,7 @@ class Messages:
         for i, turn in enumerate(turns):
             for following in turns[len(arrived) : i + self._ahead + 1]:
                 wanted = self._inputs(following)
-                arrived.append(self._post_all(builder, wanted, early=self._ahead > 0))
+                arrived.append(self._post_all(builder, wanted))
             self._prepare_all(builder, turn)
             if arrived[i]:
                 builder.wait(arrived[i])
@@ -144,12 +144,10 @@ class Messages:
         ends = [(item.micro_batch, self.sends(item, part)) for item, part in turn]
         return [end for end in ends if end[1]]
 
-    def _post_all(
-        self, builder: ProgramBuilder, ends: list[tuple[int, str]], *, early: bool = False
-    ) -> list[Mark]:
+    def _post_all(self, builder: ProgramBuilder, ends: list[tuple[int, str]]) -> list[Mark]:
         marks: list[Mark] = []
         for micro_batch, slot in ends:
-            marks += self._post(builder, micro_batch, slot, early=early)
+            marks += self._post(builder, micro_batch, slot)
         return marks
 
     def _exchange(

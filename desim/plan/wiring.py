@@ -53,7 +53,9 @@ class Use:
     """How one collective of the programs uses the network.
 
     `profile` indexes `Wiring.profiles`. `latency_s` is the latency of every group of the family
-    with the chosen protocol, whose loads are the profile's times `scale`. `memory_traffic` is
+    with the chosen protocol, `near_seconds_per_byte` its time per byte inside nodes or NVLink
+    domains and `far_` between them. Links inside carry the profile's loads times `near_wire_bytes`,
+    those between times `far_wire_bytes`: what the protocol sends for a byte. `memory_traffic` is
     device-memory bytes per byte through the links. A `light` collective's bytes take under a
     hundredth of its latency: they are paid as latency and
     load no links, so that a norm of four bytes does not tell the positions in a tree apart.
@@ -64,9 +66,17 @@ class Use:
     algorithm: str
     protocol: str
     latency_s: NDArray[np.float64]
-    scale: float
+    near_seconds_per_byte: NDArray[np.float64]
+    far_seconds_per_byte: NDArray[np.float64]
+    near_wire_bytes: float
+    far_wire_bytes: float
     memory_traffic: float
     light: bool
+
+    @property
+    def seconds_per_byte(self) -> NDArray[np.float64]:
+        """Time per byte of every group with nothing beside it."""
+        return np.maximum(self.near_seconds_per_byte, self.far_seconds_per_byte)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,18 +233,22 @@ class _Pricer:
         choice = choose(candidates, float(comm.size_bytes), protocols)
         algorithm = choice.names[int(choice.algorithm[0])]
         number = self._profile(family, comm.collective, algorithm)
-        protocol = self.profiles[number].protocol(NAMES[int(choice.protocol[0])])
-        latency_s = protocol.latency_s(self.profiles[number], float(comm.size_bytes))
-        scale = float(choice.scale[0])
+        profile = self.profiles[number]
+        protocol = profile.protocol(NAMES[int(choice.protocol[0])])
+        latency_s = protocol.latency_s(profile, float(comm.size_bytes))
+        per_byte_s = protocol.seconds_per_byte(profile)
         return Use(
             family=family,
             profile=number,
             algorithm=algorithm,
             protocol=protocol.name,
             latency_s=latency_s,
-            scale=scale,
+            near_seconds_per_byte=protocol.near_seconds_per_byte(profile),
+            far_seconds_per_byte=protocol.far_seconds_per_byte(profile),
+            near_wire_bytes=protocol.near_wire_bytes,
+            far_wire_bytes=protocol.far_wire_bytes,
             memory_traffic=_MEMORY_TRAFFIC[comm.collective],
-            light=self._light(number, comm.size_bytes, latency_s, scale),
+            light=bool((comm.size_bytes * per_byte_s <= _LIGHT * latency_s).all()),
         )
 
     def _candidates(self, family: str, comm: CommOp) -> dict[str, Profile]:
@@ -271,12 +285,6 @@ class _Pricer:
             )
             return NAMES
         return wanted
-
-    def _light(
-        self, number: int, size_bytes: int, latency_s: NDArray[np.float64], scale: float
-    ) -> bool:
-        bytes_s = size_bytes * self.profiles[number].seconds_per_byte * scale
-        return bool((bytes_s <= _LIGHT * latency_s).all())
 
     def _available(self, family: str, collective: str) -> list[str]:
         key = (family, collective)

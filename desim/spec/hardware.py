@@ -99,7 +99,8 @@ class DeviceCommunication(Spec):
     network_sms: Annotated[int, Ge(0)]
     """Streaming multiprocessors that a collective between nodes holds."""
     message_sms: Annotated[int, Ge(0)] = 2
-    """Streaming multiprocessors that a send or receive holds: NCCL's channels per peer."""
+    """Streaming multiprocessors that a send or receive holds: NCCL's channels per peer, 2 on most
+    systems (NVIDIA/nccl issues 1424 and 1680)."""
     nvls_sms: Annotated[int, Ge(0)] = 0
     """Streaming multiprocessors that an in-switch (NVLS) collective holds."""
     channel_bytes_per_s: BytesPerSecond | None = Field(None, alias="channel")
@@ -107,7 +108,8 @@ class DeviceCommunication(Spec):
     The numbers of channels above fill the links; it counts where `policies.resources` gives a
     collective fewer. Left out: fewer channels are taken to be as fast."""
     beside_compute: Share
-    """Bandwidth of a collective beside whose beginning kernels run, as a share of that alone."""
+    """Bandwidth inside the node of a collective beside whose beginning kernels run, as a share of
+    that alone; what NICs and switches carry between nodes is not slowed."""
 
 
 class Device(Spec):

@@ -45,7 +45,8 @@ class Overlap(Spec):
     and after it a reduce-scatter of each chunk by a kernel that takes SMs."""
     receive_ahead: Annotated[int, Ge(0)] = 1
     """Under `pipeline: async`: passes by which a receive is posted ahead of the one that needs it;
-    0: when its pass is next and all before it is computed."""
+    0: when its pass is next. It begins, and holds its SMs, when what was issued before it is
+    computed: PyTorch's stream of messages waits for the current one."""
 
 
 FsdpIssue = Literal["explicit", "host_run_ahead", "implicit"]

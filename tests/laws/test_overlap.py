@@ -8,7 +8,7 @@ import pytest
 
 from desim.network.protocols import protocols_of
 from desim.record import PS_PER_S
-from tests.jobs import BASE, LANE, Played, job, play
+from tests.jobs import BASE, LANE, Played, job, play, with_system
 
 WIDE = {**BASE["workload"]["model"], "hidden": 4096, "ffn": 16384, "heads": 32, "kv_heads": 32}
 BUCKETS = {"bucket": "50 MB", "collectives": {"all_reduce": "ring"}}
@@ -87,7 +87,7 @@ def _inside(played: Played, kernel: int, moving: list[int]) -> bool:
 
 
 def test_a_reduction_beside_compute_loses_its_stated_share() -> None:
-    """Its bytes flow at `beside_compute` of the bandwidth if it begins while a kernel runs; its
+    """Its bytes flow at `beside_compute` of NVLink's bandwidth if it begins beside a kernel; its
     latency is what it was, 2 (n - 1) steps and what the protocol pays once.
     """
     played = data_parallel(TOGETHER, 0)
@@ -106,6 +106,48 @@ def test_a_reduction_beside_compute_loses_its_stated_share() -> None:
         flowing = (spans.alone_ps[i] - latency_ps) / (share if hindered[-1] else 1.0)
         assert took == pytest.approx(latency_ps + flowing, abs=2)
     assert set(hindered) == {True, False}
+
+
+@pytest.mark.parametrize("nics", [0.1, 0.9, 10.0])
+def test_compute_slows_the_part_inside_the_node_alone(nics: float) -> None:
+    """A reduction over nodes whose rings hop on NVLink and on NICs side by side.
+
+    Beside kernels it takes max(near / beside_compute, far) per byte: SMs and HBM are short, not
+    NICs. `nics` is the pace across nodes over the pace inside them, alone.
+    """
+    scenario = job(
+        cluster__devices=16,
+        workload={**BASE["workload"], "global_batch": 16, "model": WIDE},
+        parallel__zero=0,
+        policies=TOGETHER,
+    )
+    system = scenario.cluster.system
+    even = system.device.nvlink_bytes_per_s * system.nvlink_efficiency
+    # A ring makes 7 of 8 hops inside a node, and its hops between nodes have 8 NICs.
+    far_rate = even / system.fabric.efficiency * nics / 7
+    played = play(with_system(scenario, fabric={"nic_bytes_per_s": far_rate}), host=0.0)
+    share = system.device.communication.beside_compute
+    spans = played.spans()
+    kernels = spans.lane == LANE["compute"]
+    seen = 0
+    for i in played.rows(name="grad reduce"):
+        at = spans.start_ps[i]
+        if not (kernels & (spans.start_ps <= at) & (spans.end_ps > at)).any():
+            continue
+        (use,) = [
+            u
+            for u, c in zip(played.plan.wiring.uses, played.plan.context.tables.comms, strict=True)
+            if c.size_bytes == spans.size_bytes[i] and c.beside and u.family == "dp"
+        ]
+        near, far = float(use.near_seconds_per_byte[0]), float(use.far_seconds_per_byte[0])
+        assert near / far == pytest.approx(nics, rel=1e-9)
+        took = (spans.end_ps[i] - spans.start_ps[i]) / PS_PER_S
+        per_byte = max(near / share, far)
+        assert took == pytest.approx(
+            float(use.latency_s[0]) + spans.size_bytes[i] * per_byte, rel=1e-6
+        )
+        seen += 1
+    assert seen
 
 
 EXPERTS = {"experts": 8, "top_k": 2, "ffn": 1024, "shared_ffn": 1024}

@@ -320,6 +320,9 @@ def test_links_are_never_over_their_capacity(name: str) -> None:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_a_transfer_is_never_faster_than_alone(name: str) -> None:
+    """It is slower where others load its links, or compute slows the part inside its node; the
+    sharded job's gathers have their links to themselves and take as long as their NICs do.
+    """
     played = play(crowded(name))
     slowed = 0
     for number in range(len(played.record.classes)):
@@ -328,4 +331,4 @@ def test_a_transfer_is_never_faster_than_alone(name: str) -> None:
         took = (spans.end_ps - spans.start_ps)[moving]
         assert (took >= spans.alone_ps[moving] - 2).all()
         slowed += int((took > spans.alone_ps[moving] + 2).sum())
-    assert slowed
+    assert bool(slowed) == (name != "sharded")

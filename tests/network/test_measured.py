@@ -56,8 +56,7 @@ class Node:
             }
         table = self.tables[collective, ranks]
         choice = choose(table, size_bytes)
-        profile = table[choice.names[choice.algorithm[0]]]
-        return choice.latency_s[0] + size_bytes * choice.scale[0] * profile.seconds_per_byte[0]
+        return choice.latency_s[0] + size_bytes * choice.seconds_per_byte[0]
 
     def errors(self, rows: list[Measured]):
         predicted = [self.seconds(row.collective, row.ranks, row.size_bytes) for row in rows]

@@ -35,9 +35,7 @@ def test_choice_is_the_fastest_of_all():
     table = profiles("ring", "tree")
     for size_bytes in np.geomspace(1e2, 1e11, 40):
         choice = choose(table, size_bytes)
-        alone = choice.latency_s + size_bytes * choice.scale * np.array(
-            [table[choice.names[a]].seconds_per_byte[g] for g, a in enumerate(choice.algorithm)]
-        )
+        alone = choice.latency_s + size_bytes * choice.seconds_per_byte
         for profile in table.values():
             for protocol in profile.protocols:
                 other = protocol.latency_s(profile, size_bytes)
@@ -50,8 +48,7 @@ def test_more_bytes_never_take_less_time():
     last = 0.0
     for size_bytes in np.geomspace(1e2, 1e11, 60):
         choice = choose(table, size_bytes)
-        profile = table[choice.names[choice.algorithm[0]]]
-        now = choice.latency_s[0] + size_bytes * choice.scale[0] * profile.seconds_per_byte[0]
+        now = choice.latency_s[0] + size_bytes * choice.seconds_per_byte[0]
         assert now >= last
         last = now
 
@@ -68,7 +65,7 @@ def test_in_switch_runs_with_simple_only():
     table = {"nvls": collective_profile(topology, members, "all_reduce", "nvls")}
     choice = choose(table, 8.0)
     assert named(choice) == ("nvls", "Simple")
-    assert choice.scale[0] == pytest.approx(1.0)
+    assert choice.seconds_per_byte[0] == pytest.approx(table["nvls"].seconds_per_byte[0])
 
 
 def test_slices_are_not_foreseen():
