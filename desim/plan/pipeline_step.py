@@ -18,9 +18,9 @@ from desim.plan.recompute import Recompute
 from desim.plan.repeat import repeat_of, shorten
 from desim.plan.schedules import layout_of
 from desim.plan.stage_messages import StageMessages
-from desim.plan.stages import Chunk, split_layers
+from desim.plan.stages import Chunk, numbered_from_zero, split_layers
 from desim.plan.step_ends import StepEnds, clean_cut
-from desim.plan.ways import Way, adding, numbered_from_zero, way_of
+from desim.plan.ways import Way, adding, way_of
 from desim.plan.weight_pass import weight_pass
 from desim.spec.joined import exchanges, joins_passes
 from desim.spec.recompute import restored_blocks
