@@ -40,7 +40,7 @@ class LinkWeights(Spec):
 
 
 class Resources(Spec):
-    """What communication takes of a device; what is left out are the device's own constants."""
+    """What communication takes of links and of a device, whose own constants are those left out."""
 
     nvlink_sms: Annotated[int, Ge(1)] | None = None
     """Streaming multiprocessors of a collective inside the NVLink domain: one for each channel.

@@ -99,6 +99,14 @@ def test_refused(refuse: Refuse, changes: list[str], path: str, rule: str, hint:
         ),
         (["policies.overlap.receive_ahead=2"], "under overlap.pipeline: blocking"),
         (["policies.overlap.pipeline=async"], "no asynchronous messages under schedule 1f1b"),
+        (
+            [*FSDP, "policies.overlap.param_gather=chained"],
+            "param_gather: has no effect: parallel.zero: 3 gathers and reduces by layer",
+        ),
+        (
+            [*FSDP, "policies.overlap.grad_reduce=per_layer"],
+            "grad_reduce: has no effect: parallel.zero: 3 gathers and reduces by layer",
+        ),
         ([*FSDP, "policies.resources.max_connections=1"], "more than one hardware queue"),
         (
             ["cluster.system=dgx_a100_80_hdr200", "policies.resources.nvls_sms=8"],
