@@ -13,7 +13,7 @@ from desim.plan.joined import joined
 from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.orders import make_orders
 from desim.plan.passes import Hooks, PassPolicy, backward_pass, forward_pass, restore_pass
-from desim.plan.program import Program, ProgramBuilder
+from desim.plan.program import Program, ProgramBuilder, Strand
 from desim.plan.recompute import Recompute
 from desim.plan.repeat import repeat_of, shorten
 from desim.plan.schedules import layout_of
@@ -219,7 +219,7 @@ class StageStep:
             backward.micro_batch,
             marks,
             layer_offset=first,
-            other=(forward.micro_batch, second),
+            other=Strand(forward.micro_batch, second),
         )
         self._reduce_every(builder, backward)
 
