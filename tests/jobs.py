@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -190,6 +190,18 @@ def passes_one_by_one() -> Iterator[None]:
     """Play every pass as it comes, none as a macro-task, while the block runs."""
     with patch.object(simulating, "find_stretches", lambda _: {}):
         yield
+
+
+def same_bits(one: Played, other: Played) -> bool:
+    """Whether two records have the same spans to the last bit, of every class."""
+    if one.step_ps != other.step_ps or len(one.record.classes) != len(other.record.classes):
+        return False
+    columns = [field.name for field in fields(Spans)]
+    return all(
+        np.array_equal(getattr(one.spans(number), name), getattr(other.spans(number), name))
+        for number in range(len(one.record.classes))
+        for name in columns
+    )
 
 
 def _time(value: float | KernelTime) -> KernelTime:

@@ -87,14 +87,15 @@ class Player:
         now = self.clock._now
         if issued > now:
             self.clock.after(issued - now, self._woken, (rank, lane))
+        elif lane == COMPUTE:
+            if at in rank.stretches:
+                self._begin_pass(rank, at)
+            else:
+                rank.device.run(track.first[at], track.first[at + 1])
         elif lane in rank.yielding:
             self._queue(rank, lane)
-        elif lane != COMPUTE:
-            self._arrive(rank, lane, track.comm[at], now)
-        elif at in rank.stretches:
-            self._begin_pass(rank, at)
         else:
-            rank.device.run(track.first[at], track.first[at + 1])
+            self._arrive(rank, lane, track.comm[at], now)
 
     def _begin_pass(self, rank: Rank, at: int) -> None:
         """Begin a pass: a macro-task if nothing can interact with it and it was played before."""

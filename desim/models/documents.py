@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from desim.models.op import Packing
+from desim.spec.documents import SAMPLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from desim.spec.documents import Documents
 
-#: Sequences whose longest documents, of which there is no closed form, are averaged.
-_SAMPLE = 1024
+#: Lengths drawn at once, at most: 32 MB.
 _DRAWN_AT_ONCE = 4_000_000
 
 
@@ -115,7 +115,7 @@ def expected_packing(
     lengths, s = lengths_of(documents), float(sequence_length)
     mean, below = lengths.mean, [lengths.moment_below(power, s) for power in range(4)]
     squares = s * below[2] - below[3] / 3 + s**2 * (mean - below[1]) - s**3 * (1 - below[0]) / 3
-    shape = (max(1, _SAMPLE // sequences), 1)
+    shape = (max(1, SAMPLE // sequences), 1)
     sample = draw_packings(documents, sequence_length, shape, np.random.default_rng(0), sequences)
     longest = sum(packing.longest for (packing,) in sample) / len(sample)
     return Packing(squares / mean / s**2, s / mean + 1, longest)

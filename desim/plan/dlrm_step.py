@@ -9,6 +9,7 @@ from desim.plan.buckets import ReduceBuckets, make_buckets
 from desim.plan.passes import Hooks, PassPolicy, backward_layer, forward_layer
 from desim.plan.program import Program, ProgramBuilder
 from desim.plan.tables import LANE
+from desim.plan.weight_pass import WeightGradients
 
 if TYPE_CHECKING:
     from desim.models.op import Comm
@@ -55,6 +56,7 @@ def _step(context: Context, chunk: Chunk) -> Template:
     beside = context.overlaps.tensor.beside
     policy = PassPolicy(beside)
     hooks = _hooks(context, chunk)
+    weights = WeightGradients(chunk, hooks, overlap=beside)
     emit = context.emitter()
     emit.phase, emit.layer = "forward", 0
     emit.kernels(tables.forward)
@@ -63,11 +65,11 @@ def _step(context: Context, chunk: Chunk) -> Template:
     emit.wait(*pooled)
     forward_layer(emit, chunk, _INTERACTION, policy, hooks)
     forward_layer(emit, chunk, _TOP, policy, hooks)
-    backward_layer(emit, chunk, _TOP, policy, hooks)
-    backward_layer(emit, chunk, _INTERACTION, policy, hooks)
+    backward_layer(emit, chunk, _TOP, policy, hooks, weights)
+    backward_layer(emit, chunk, _INTERACTION, policy, hooks, weights)
     emit.phase, emit.layer = "backward", 0
     gradients = _exchange(emit, tables.pre_backward, beside=beside)
-    backward_layer(emit, chunk, _BOTTOM, policy, hooks)
+    backward_layer(emit, chunk, _BOTTOM, policy, hooks, weights)
     emit.phase, emit.layer = "backward", 0
     emit.wait(*gradients)
     emit.kernels((*tables.dgrad, *tables.wgrad))

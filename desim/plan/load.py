@@ -27,10 +27,7 @@ def load_scenario(source: str | Path | Mapping[str, Any], overrides: Sequence[st
     try:
         return load.load_scenario(source, overrides)
     except SpecError as error:
-        if not any(NOT_IN_A_PIPELINE in mistake.rule for mistake in error.mistakes):
-            raise
-        mistakes = [_with_bytes(m, source, overrides) for m in error.mistakes]
-        raise SpecError(mistakes) from None
+        raise SpecError([_with_bytes(m, source, overrides) for m in error.mistakes]) from None
 
 
 def _with_bytes(

@@ -15,7 +15,7 @@ from desim.plan.recompute import (
 )
 from desim.plan.weight_pass import (
     OUTPUT_GRADIENTS,
-    DelayedWeights,
+    WEIGHT_GRADIENTS,
     input_bytes,
     output_gradient_bytes,
     postponed,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from desim.models.op import Comm, Layer, Module, Op, Step
     from desim.plan.stages import Chunk
     from desim.plan.template import Emitter, Mark
+    from desim.plan.weight_pass import WeightGradients
 
 Direction = Literal["forward", "backward"]
 
@@ -56,15 +57,14 @@ class PassPolicy:
 
     `beside`: tensor-parallel collectives of the backward pass run beside what does not need them.
     `sharded`: gradients of weights belong to their sharding unit and take no memory of their own.
-    `split`: gradients of weight matrices are left to a pass of their own. `delayed`: they are
-    computed beside the exchange that follows.
+    `weights`: gradients of weight matrices are computed with those of inputs, left to a pass of
+    their own, or computed beside the exchange that follows.
     """
 
     beside: bool = True
     recompute: Recompute = Recompute()
     sharded: bool = False
-    split: bool = False
-    delayed: bool = False
+    weights: Literal["at_once", "own_pass", "delayed"] = "at_once"
 
 
 def forward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
@@ -75,13 +75,10 @@ def forward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequenc
 
 def backward_pass(emit: Emitter, chunk: Chunk, policy: PassPolicy, hooks: Sequence[Hooks]) -> None:
     """Issue the backward pass of `chunk`, with recomputation where the policy asks for it."""
-    late = None
-    if policy.delayed:
-        late = DelayedWeights(chunk, hooks, overlap=policy.beside)
+    weights = WEIGHT_GRADIENTS[policy.weights](chunk, hooks, overlap=policy.beside)
     for position in reversed(range(len(chunk))):
-        backward_layer(emit, chunk, position, policy, hooks, late)
-    if late is not None:
-        late.issue(emit)
+        backward_layer(emit, chunk, position, policy, hooks, weights)
+    weights.issue(emit)
 
 
 def forward_layer(
@@ -115,9 +112,9 @@ def backward_layer(
     position: int,
     policy: PassPolicy,
     hooks: Sequence[Hooks],
-    late: DelayedWeights | None = None,
+    weights: WeightGradients,
 ) -> None:
-    """Issue the backward pass of the layer at `position`; `late` takes weight gradients put off.
+    """Issue the backward pass of the layer at `position`, but for `weights` that are apart.
 
     The gradient of the residual stream is there all the while.
     """
@@ -128,7 +125,7 @@ def backward_layer(
     keep = _keeping(chunk, position, policy)
     half = _second_half(layer)
     if half is not None:
-        _turn(emit, late)
+        _turn(emit, weights)
     stream = layer.input_bytes if layer.kind == "block" else 0.0
     emit.memory("workspace", stream)
     hidden: dict[int, list[Mark]] = {}
@@ -138,15 +135,11 @@ def backward_layer(
         emit.phase = "backward"
         for first in _hiding(layer, part):
             hidden[first] = _beside(emit, layer.modules[first].pre_backward)
-            if late is not None:
-                late.issue(emit)
-        _backward(emit, layer.modules[part], policy, hidden.pop(part, None), late)
-        if late is not None:
-            late.add(position, part)
-        for hook in () if policy.split or policy.delayed else hooks:
-            hook.after_backward(emit, position, part)
+            weights.issue(emit)
+        _backward(emit, layer.modules[part], policy, hidden.pop(part, None), weights)
+        weights.after(emit, position, part)
         if part == half:
-            _turn(emit, late)
+            _turn(emit, weights)
     emit.memory("workspace", -stream)
     for hook in hooks:
         hook.after_layer(emit, "backward", position)
@@ -217,28 +210,27 @@ def _again(emit: Emitter, module: Module, restored_bytes: float, policy: PassPol
     return _forward(emit, module, restored_bytes)
 
 
-def exposed(emit: Emitter, comms: Sequence[Comm], late: DelayedWeights | None = None) -> None:
+def exposed(emit: Emitter, comms: Sequence[Comm], weights: WeightGradients | None = None) -> None:
     """Issue collectives, one after the other, that compute then waits for.
 
     Weight gradients that were put off are computed beside an exchange.
     """
     marks: list[Mark] = []
     exchanged = any(_is_exchange(comm) for comm in comms)
-    beside = exchanged and late is not None
+    beside = exchanged and weights is not None and weights.beside
     for comm in comms:
         after = (*emit.pending(), *marks)
         marks.append(emit.collective(comm, *after, beside=beside, lane=_lane(comm)))
-    if exchanged and late is not None:
-        late.issue(emit)
+    if exchanged and weights is not None:
+        weights.issue(emit)
     emit.wait(*marks)
     if exchanged:
         emit.seam()
 
 
-def _turn(emit: Emitter, late: DelayedWeights | None) -> None:
+def _turn(emit: Emitter, weights: WeightGradients) -> None:
     """Let another pass go on once what was put off is computed."""
-    if late is not None:
-        late.issue(emit)
+    weights.issue(emit)
     emit.seam()
 
 
@@ -320,20 +312,20 @@ def _backward(
     emit: Emitter,
     module: Module,
     policy: PassPolicy,
-    hidden: list[Mark] | None = None,
-    late: DelayedWeights | None = None,
+    hidden: list[Mark] | None,
+    weights: WeightGradients,
 ) -> None:
     """Issue a module's backward pass; `hidden` collectives before it were issued already."""
     if hidden is None:
-        exposed(emit, module.pre_backward, late)
+        exposed(emit, module.pre_backward, weights)
     else:
         _await(emit, hidden)
     first, *others = backward_live_bytes(module) or (0.0,)
-    if not (policy.sharded or policy.split or policy.delayed):
+    if not (policy.sharded or weights.apart):
         first += module.weight_gradient_bytes
     live = (first, *others)
     _take(emit, live)
-    if (policy.split or policy.delayed) and postponed(module):
+    if weights.apart and postponed(module):
         _run(emit, module.dgrad, module.dgrad_steps)
         exposed(emit, module.post_dgrad)
         _give_back(emit, live)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from desim.plan.accumulation import AddGradients
 from desim.plan.buckets import ReduceBuckets, WholeGradients
@@ -13,14 +13,14 @@ from desim.plan.joined import joined
 from desim.plan.low_precision import CastWeights, ReduceAmax
 from desim.plan.orders import make_orders
 from desim.plan.passes import Hooks, PassPolicy, backward_pass, forward_pass, restore_pass
-from desim.plan.program import Program, ProgramBuilder
+from desim.plan.program import Program, ProgramBuilder, Strand
 from desim.plan.recompute import Recompute
 from desim.plan.repeat import repeat_of, shorten
 from desim.plan.schedules import layout_of
 from desim.plan.stage_messages import StageMessages
-from desim.plan.stages import Chunk, split_layers
+from desim.plan.stages import Chunk, numbered_from_zero, split_layers
 from desim.plan.step_ends import StepEnds, clean_cut
-from desim.plan.ways import Way, adding, numbered_from_zero, way_of
+from desim.plan.ways import Way, adding, way_of
 from desim.plan.weight_pass import weight_pass
 from desim.spec.joined import exchanges, joins_passes
 from desim.spec.recompute import restored_blocks
@@ -96,12 +96,11 @@ class StageStep:
             self._policies.recompute_layers,
             self._policies.recompute_early_stop,
         )
-        self._policy = PassPolicy(
-            context.overlaps.tensor.beside, recompute, self._zero == 3, self._split
-        )
+        self._policy = PassPolicy(context.overlaps.tensor.beside, recompute, self._zero == 3)
         ahead = replace(recompute, restored=restored_blocks(scenario))
         self._ahead = replace(self._policy, recompute=ahead)
-        self._delays = self._policies.experts.delay_wgrad and exchanges(scenario)
+        delays = self._policies.experts.delay_wgrad and exchanges(scenario)
+        self._weights: Literal["at_once", "delayed"] = "delayed" if delays else "at_once"
         self._ends = StepEnds(context, stage, chunks)
         self._layers_of = [tuple(id(layer) for _, layer in chunk) for chunk in chunks]
         self._ways: dict[int, Way] = {}
@@ -220,7 +219,7 @@ class StageStep:
             backward.micro_batch,
             marks,
             layer_offset=first,
-            other=(forward.micro_batch, second),
+            other=Strand(forward.micro_batch, second),
         )
         self._reduce_every(builder, backward)
 
@@ -301,7 +300,7 @@ class StageStep:
             emit = self._context.emitter()
             self.messages.join_parts(emit, number, first=False)
             policy = self._ahead if received else self._policy
-            policy = replace(policy, split=split, delayed=self._delays and not split)
+            policy = replace(policy, weights="own_pass" if split else self._weights)
             backward_pass(emit, numbered_from_zero(chunk), policy, hooks)
             self._cache[key] = emit.finish(self._context.graph_launch_ps)
         return self._cache[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from operator import add
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,13 @@ class Program:
         return len(self.lane)
 
 
+class Strand(NamedTuple):
+    """The micro-batch of a pass, and the layer of the model at which its chunk begins."""
+
+    micro_batch: int
+    layer_offset: int
+
+
 class ProgramBuilder:
     """Places templates one after the other and connects them."""
 
@@ -107,11 +114,11 @@ class ProgramBuilder:
         micro_batch: int = -1,
         inputs: Mapping[str, Sequence[Mark]] | None = None,
         layer_offset: int = 0,
-        other: tuple[int, int] = (-1, 0),
+        other: Strand | None = None,
     ) -> dict[str, tuple[Mark, ...]]:
         """Append `template`; return its outputs as marks of the whole program.
 
-        `other` are the micro-batch and the layer offset of the second strand of joined passes.
+        `other` is the second strand of joined passes.
         """
         base, counts = self._tasks, self._counts
         for task, key, host in template.inputs:
@@ -131,7 +138,8 @@ class ProgramBuilder:
             first = base + template.first_compute
             self._waits.extend([(first, *m) for m in pending if m.done and m.lane != COMPUTE])
             self._pending = []
-        self._placed.append(_Placement(template, (micro_batch, layer_offset), other))
+        own = Strand(micro_batch, layer_offset)
+        self._placed.append(_Placement(template, own, other or own))
         self._tasks = base + tasks
         self._counts = tuple(map(add, counts, template.lane_counts))
         if template.pending:
@@ -149,7 +157,7 @@ class ProgramBuilder:
             kind=placed.column("kind"),
             phase=placed.column("phase"),
             layer=self._layers(placed),
-            micro_batch=placed.repeated(0),
+            micro_batch=placed.repeated("micro_batch"),
             op=placed.column("op"),
             comm=placed.column("comm"),
             host_ps=placed.column("host_ps"),
@@ -166,16 +174,16 @@ class ProgramBuilder:
 
     def _layers(self, placed: _Placed) -> NDArray[np.int32]:
         layer: NDArray[np.int32] = placed.column("layer")
-        offset = placed.repeated(1)
+        offset = placed.repeated("layer_offset")
         return np.where(layer >= 0, layer + offset, layer).astype(np.int32)
 
 
 class _Placement(NamedTuple):
-    """A template, and the micro-batch and layer offset of its tasks: of each of its strands."""
+    """A template as it was placed, with its strands: the same twice where it has but one."""
 
     template: Template
-    first: tuple[int, int]
-    second: tuple[int, int]
+    first: Strand
+    second: Strand
 
 
 class _Placed:
@@ -226,17 +234,17 @@ class _Placed:
 
     def column(self, name: str, like: str = "lane") -> NDArray[Any]:
         """A column of all templates as placed; `like` names one of its length."""
-        joined = np.concatenate([getattr(template, name) for template in self._templates])
-        column: NDArray[Any] = joined[self._where(like)[1]]
+        once = np.concatenate([getattr(template, name) for template in self._templates])
+        column: NDArray[Any] = once[self._where(like)[1]]
         return column
 
-    def repeated(self, which: int) -> NDArray[np.int32]:
-        """A value of each placement for all its tasks: 0 micro-batch, 1 layer offset."""
+    def repeated(self, name: Literal["micro_batch", "layer_offset"]) -> NDArray[np.int32]:
+        """What is the same for all tasks of a strand of each placement."""
         index = self.index("lane")
-        first = np.array([p.first[which] for p in self._placed], dtype=np.int32)[index]
+        first = np.array([getattr(p.first, name) for p in self._placed], dtype=np.int32)[index]
         if all(template.strand is None for template in self._templates):
             return first
-        second = np.array([p.second[which] for p in self._placed], dtype=np.int32)[index]
+        second = np.array([getattr(p.second, name) for p in self._placed], dtype=np.int32)[index]
         return np.where(self._second(), second, first)
 
     def _second(self) -> NDArray[np.bool_]:
@@ -244,8 +252,8 @@ class _Placed:
         strands = [
             np.zeros(len(t), bool) if t.strand is None else t.strand for t in self._templates
         ]
-        joint: NDArray[np.bool_] = np.concatenate(strands)[self._where("lane")[1]] > 0
-        return joint
+        second: NDArray[np.bool_] = np.concatenate(strands)[self._where("lane")[1]] > 0
+        return second
 
     def rows(self, name: str, extra: list[tuple[int, int, int]]) -> NDArray[np.int64]:
         """Wait rows, moved to where their templates were placed, with `extra` in task order."""
@@ -255,8 +263,8 @@ class _Placed:
         more = np.array(extra, dtype=np.int64).reshape(-1, 3)
         more = more[np.argsort(more[:, 0], kind="stable")]
         at = np.searchsorted(inside[:, 0], more[:, 0], side="right")
-        joined: NDArray[np.int64] = np.insert(inside, at, more, axis=0)
-        return joined
+        merged: NDArray[np.int64] = np.insert(inside, at, more, axis=0)
+        return merged
 
 
 def _moved(marks: Iterable[Mark], counts: Sequence[int]) -> tuple[Mark, ...]:

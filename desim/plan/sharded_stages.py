@@ -27,8 +27,8 @@ def repeated_text(scenario: Scenario, zero: int) -> str:
         return ""
     passes, sides = _passes(scenario, zero)
     # Of two pipelines that share the stages each has half of the micro-batches.
-    ways = 2 if layout_of(scenario.policies).mirrored else 1
-    count = context.micro_batches // ways
+    pipelines = 2 if layout_of(scenario.policies).mirrored else 1
+    count = context.micro_batches // pipelines
     whole = show(count * passes * most, "bytes")
     once = show(most, "bytes")
     return (
@@ -45,7 +45,7 @@ def _passes(scenario: Scenario, zero: int) -> tuple[int, str]:
 
 
 def _stage_bytes(context: Context, zero: int) -> list[float]:
-    """Bytes of every stage that ZeRO-1 reduces, or of ZeRO-3's kind gathers, in a step."""
+    """Bytes that each stage reduces in a step (of ZeRO-2) or gathers (of ZeRO-3) under ZeRO-1."""
     found = []
     for stage, chunks in enumerate(stage_chunks(context)):
         ends = StepEnds(context, stage, chunks)

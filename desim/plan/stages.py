@@ -52,3 +52,9 @@ def _block_counts(blocks: int, parts: int, parallel: Parallel) -> list[int]:
     if parallel.stage_layers is not None:
         return list(parallel.stage_layers)
     return [blocks // parts] * parts
+
+
+def numbered_from_zero(chunk: Chunk) -> Chunk:
+    """The chunk with layers numbered from its first, so that equal chunks share a template."""
+    first = chunk[0][0]
+    return tuple((number - first, layer) for number, layer in chunk)

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from desim.plan.schedules.passes import Kind, Pass
-    from desim.plan.stages import Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,3 @@ def way_of(order: Sequence[Pass], chunk: int) -> Way:
 def adding(*, split: bool) -> tuple[Kind, ...]:
     """Kinds of passes that make gradients of weights; `split`: some have passes of their own."""
     return ("weight" if split else "backward", "whole", "joined")
-
-
-def numbered_from_zero(chunk: Chunk) -> Chunk:
-    """The chunk with layers numbered from its first, so that equal chunks share a template."""
-    first = chunk[0][0]
-    return tuple((number - first, layer) for number, layer in chunk)

@@ -1,6 +1,7 @@
-"""Weight gradients as a pass of their own (Qi et al. 2024, arXiv:2401.10241, section 1, figure 1).
+"""When weight gradients are computed: as a backward pass comes to them, or apart from it.
 
-The backward pass keeps the input and the output's gradient of every matrix until this pass has run.
+As a pass of their own (Qi et al. 2024, arXiv:2401.10241, section 1, figure 1), the backward pass
+keeps the input and the output's gradient of every matrix until that pass has run.
 Gradients of norms, biases beside them and the embedding stay in the backward pass, where they are
 made of what it reads anyway, as in the authors' code, which postpones those of linear layers.
 """
@@ -84,20 +85,53 @@ def weight_gradients(
             hook.after_backward(emit, position, part)
 
 
-class DelayedWeights:
+class WeightGradients:
+    """Weight gradients that a backward pass computes as it comes to them.
+
+    `apart`: those that are matrix products are not. `beside`: they run beside exchanges.
+    """
+
+    apart = False
+    beside = False
+
+    def __init__(self, chunk: Chunk, hooks: Sequence[Hooks], *, overlap: bool) -> None:
+        self._chunk = chunk
+        self._hooks = hooks
+        self._overlap = overlap
+
+    def after(self, emit: Emitter, position: int, part: int) -> None:
+        """Called after the backward kernels of a module: do what hooks do, or put it off."""
+        for hook in self._hooks:
+            hook.after_backward(emit, position, part)
+
+    def issue(self, emit: Emitter) -> None:
+        """Issue what was put off."""
+
+
+class OwnPass(WeightGradients):
+    """Weight gradients that are left to `weight_pass`."""
+
+    apart = True
+
+    def after(self, emit: Emitter, position: int, part: int) -> None:
+        """Leave it to the pass."""
+
+
+class Delayed(WeightGradients):
     """Weight gradients of a backward pass that wait until there is something to run beside.
 
     Megatron-LM's `--delay-wgrad-compute`: each half of a block is left with the gradient of its
     input, which is sent on its way, and then its weight gradients are computed.
     """
 
+    apart = True
+    beside = True
+
     def __init__(self, chunk: Chunk, hooks: Sequence[Hooks], *, overlap: bool) -> None:
-        self._chunk = chunk
-        self._hooks = hooks
-        self._overlap = overlap
+        super().__init__(chunk, hooks, overlap=overlap)
         self._places: list[tuple[int, int]] = []
 
-    def add(self, position: int, part: int) -> None:
+    def after(self, emit: Emitter, position: int, part: int) -> None:
         """Put off a module's weight gradient, and what its hooks do after it."""
         self._places.append((position, part))
 
@@ -107,6 +141,13 @@ class DelayedWeights:
         self._places = []
         weight_gradients(emit, self._chunk, places, self._hooks, overlap=self._overlap)
         emit.layer = layer
+
+
+WEIGHT_GRADIENTS: dict[str, type[WeightGradients]] = {
+    "at_once": WeightGradients,
+    "own_pass": OwnPass,
+    "delayed": Delayed,
+}
 
 
 def _next_gather(modules: Sequence[Module], first: int) -> tuple[Comm, ...]:

@@ -12,6 +12,9 @@ from desim.spec.base import PositiveInt, Spec
 if TYPE_CHECKING:
     from desim.spec.scenario import Scenario
 
+#: Sequences whose longest documents, of which there is no closed form, are averaged.
+SAMPLE = 1024
+
 
 class Documents(Spec):
     """Documents in a sequence, with attention of variable length (FlashAttention `cu_seqlens`).

@@ -177,7 +177,7 @@ class Policies(Spec):
     collectives: Collectives = Collectives()
     """Algorithm and protocol of each collective."""
     resources: Resources = Resources()
-    """What communication takes of a device."""
+    """What communication takes of a device and of links."""
     split_p2p: bool = True
     """Whether a stage sends its 1/tensor part (sequence parallel; else Megatron-LM's
     scatter-gather) or the whole activation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Le
 from pydantic import Field
@@ -13,9 +13,8 @@ from desim.spec.hardware import System
 #: Own channels of a device stay strictly faster than its links in floating point.
 _CLEAR = 1.0 + 1e-9
 
-
-#: Groups of ranks as users name them; each has a stream of its own, messages two a direction.
-GroupName = Literal["tp", "cp", "ep", "dp", "pp"]
+#: Groups of ranks with streams of their own (messages between stages: two a direction).
+StreamGroup = Literal["tp", "cp", "ep", "dp", "pp"]
 Weight = Annotated[float, Gt(0), Le(1e6)]
 
 
@@ -41,7 +40,7 @@ class LinkWeights(Spec):
 
 
 class Resources(Spec):
-    """What communication takes of a device; what is left out are the device's own constants."""
+    """What communication takes of links and of a device, whose own constants are those left out."""
 
     nvlink_sms: Annotated[int, Ge(1)] | None = None
     """Streaming multiprocessors of a collective inside the NVLink domain: one for each channel.
@@ -60,9 +59,7 @@ class Resources(Spec):
     or collective starts before all that the host issued earlier has started; with more, streams are
     taken to have queues of their own."""
 
-    high_priority: tuple[GroupName, ...] = Field(
-        default=("tp", "cp", "ep", "dp", "pp"), strict=False
-    )
+    high_priority: tuple[StreamGroup, ...] = Field(default=get_args(StreamGroup), strict=False)
     """Groups whose kernels have streams of high priority, which take their SMs at once. A kernel of
     any other group starts once the compute kernel that runs when it is ready has ended: thread
     blocks of one priority start in the order of launch, and those of a matrix product wait for

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from desim.analyze.accounting import CATEGORIES, EXPOSED
 from desim.kernels.time import SOURCES
-from desim.report.palette import CATEGORIES
 
 #: Not results of a scenario: what it is called, and what was spent on it.
 _LEFT_OUT = ("name", "events", "simulate_wall_s")
@@ -20,7 +20,8 @@ _ALONE = (
 _BYTES = (
     "peak_memory_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "outside_memory_bytes",
 )  # fmt: skip
-LANES = ("tp", "cp", "ep", "dp", "pp", "host")
+#: Entries of `communication`; a summary has those of the lanes that are used.
+COMMUNICATION = tuple(dict.fromkeys(c.removeprefix("exposed_") for c in EXPOSED.values()))
 #: What stands below it depends on the model: kinds of kernels.
 OPEN = "compute_by_kind"
 
@@ -47,7 +48,11 @@ def scalar_names() -> list[str]:
         *(f"{share}.{c}" for share in ("time_share", "critical_path_share") for c in CATEGORIES),
         *(f"{name}.{stage}" for name in _BYTES for stage in ("max", "0")),
         *(f"stage_time_share.0.{category}" for category in CATEGORIES),
-        *(f"communication.{lane}.{part}" for lane in LANES for part in ("total_s", "exposed_s")),
+        *(
+            f"communication.{of}.{part}"
+            for of in COMMUNICATION
+            for part in ("total_s", "exposed_s")
+        ),
         *(f"kernel_time_share.{source}" for source in SOURCES),
     ]
 

@@ -164,8 +164,9 @@ def test_from_python_without_a_guard(tiny: Path) -> None:
     script = tiny.with_name("script.py")
     script.write_text(
         "import sys, desim\n"
-        "assert 'pandas' not in sys.modules and 'desim.study' not in sys.modules\n"
+        "assert 'desim.api' not in sys.modules\n"
         "base = desim.load('tiny.yaml')\n"
+        "assert 'pandas' not in sys.modules and 'desim.study' not in sys.modules\n"
         "frame = desim.compare([base, desim.load('tiny.yaml', 'policies.schedule=gpipe')])\n"
         "print(len(frame), frame.step_time_s.min() > 0)\n"
     )

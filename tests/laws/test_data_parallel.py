@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from math import lcm
 from typing import Any
 
@@ -17,7 +16,7 @@ from desim.plan.data_groups import DataGroups
 from desim.plan.pipeline_step import stage_chunks
 from desim.plan.stages import Chunk
 from desim.plan.step_ends import StepEnds
-from tests.jobs import BASE, LANE, PHASE, Played, job, play
+from tests.jobs import BASE, LANE, PHASE, Played, job, play, same_bits
 
 WIDE = {**BASE["workload"]["model"], "hidden": 2048, "ffn": 8192, "heads": 16, "kv_heads": 16}
 CUTS: list[dict[str, Any]] = [
@@ -172,15 +171,6 @@ def test_padding_is_what_is_stated(
         assert 0 <= bucket.parameters - bucket.held < unit
     if by_layer:
         assert len(buckets) == len(sizes)
-
-
-def same_bits(one: Played, other: Played) -> bool:
-    a, b = one.spans(), other.spans()
-    return len(a) == len(b) and all(
-        np.array_equal(getattr(a, f.name), getattr(b, f.name))
-        for f in fields(a)
-        if isinstance(getattr(a, f.name), np.ndarray)
-    )
 
 
 @pytest.mark.parametrize(

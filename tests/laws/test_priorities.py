@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from desim.engine.links import fair_speeds
-from tests.jobs import LANE, Played, instant, job, play
-from tests.laws.test_data_parallel import same_bits
+from tests.jobs import LANE, Played, instant, job, play, same_bits
 from tests.laws.test_resources import WIDE
 from tests.laws.test_transfers import transfer
 
@@ -26,26 +25,31 @@ def played(resources: dict[str, Any], **changes: Any) -> Played:
     return play(job(policies__resources=resources, **changes))
 
 
-def test_no_kernel_runs_when_a_collective_of_normal_priority_takes_its_sms() -> None:
-    """Each is admitted at the end of a kernel, or while none runs; at once with high priority."""
+def test_a_collective_of_normal_priority_lets_the_kernel_that_begins_with_it_end() -> None:
+    """What a bucket waits for is the kernel before: the next one takes all SMs as it is ready. With
+    high priority it takes its own at once."""
     high, normal = (
         played({"high_priority": groups}, parallel__zero=0, **OVERLAPPED) for groups in (["dp"], [])
     )
+    assert {waited for _, waited in admitted(high)} == {0}
+    spans = normal.spans()
+    kernels = spans.lane == LANE["compute"]
+    long = dict(zip(spans.start_ps[kernels].tolist(), spans.end_ps[kernels].tolist(), strict=True))
+    found = admitted(normal)
+    assert [waited for _, waited in found] == [long.get(at, at) - at for at, _ in found]
+    assert sum(waited > 0 for _, waited in found) > len(found) / 2
 
-    def beside(one: Played) -> int:
-        spans = one.spans()
-        kernels = spans.lane == LANE["compute"]
-        rows = one.rows(name="grad reduce")
-        inside = [
-            (kernels & (spans.start_ps < at) & (spans.end_ps > at)).any()
-            for at in spans.ready_ps[rows]
-        ]
-        return int(np.sum(inside))
 
-    assert beside(normal) == 0
-    assert (normal.spans().ready_ps >= high.spans().ready_ps).any()
-    late = normal.rows(name="grad reduce"), high.rows(name="grad reduce")
-    assert (normal.spans().ready_ps[late[0]] > high.spans().ready_ps[late[1]]).any()
+def admitted(one: Played) -> list[tuple[int, int]]:
+    """When each reduction is issued and its dependencies done; how much later it was let in."""
+    spans, causes = one.spans(), one.record.causes_of(0)
+    found = []
+    for row in one.rows(name="grad reduce"):
+        waited = causes.waited[causes.first[row] : causes.first[row + 1]]
+        ends = [spans.end_ps[other] for other in (*waited, causes.before[row]) if other >= 0]
+        at = int(max([*ends, spans.issue_ps[row]]))
+        found.append((at, int(spans.ready_ps[row]) - at))
+    return found
 
 
 def test_a_priority_that_nothing_uses_changes_no_bit() -> None:

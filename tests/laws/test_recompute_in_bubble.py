@@ -14,8 +14,7 @@ from desim.plan.pipeline_step import stage_chunks
 from desim.plan.recompute import Recompute
 from desim.record import PS_PER_S
 from desim.spec.scenario import Scenario
-from tests.jobs import LANE, PHASE, Played, instant, job, passes_one_by_one, play
-from tests.laws.test_documents import same
+from tests.jobs import LANE, PHASE, Played, instant, job, passes_one_by_one, play, same_bits
 from tests.laws.test_experts import MODEL
 from tests.laws.test_folding import check
 
@@ -131,9 +130,9 @@ def test_the_last_stage_and_no_pipeline_gain_nothing() -> None:
     assert columns(early, 3)[0] == columns(late, 3)[0]
     assert all(columns(early, number)[0] != columns(late, number)[0] for number in range(3))
     alone = [play(pipeline("1f1b", ahead, stages=1)) for ahead in (0, 2)]
-    assert same(*alone)
+    assert same_bits(*alone)
     none = [play(pipeline("1f1b", ahead, recompute="none")) for ahead in (0, 2)]
-    assert same(*none)
+    assert same_bits(*none)
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved"])
@@ -171,7 +170,7 @@ def test_folding_and_macro_tasks_are_exact(schedule: str, p2p: str) -> None:
     scenario = pipeline(schedule, 1, overlap={"pipeline": p2p})
     folded = check(scenario)
     with passes_one_by_one():
-        assert same(folded, play(scenario))
+        assert same_bits(folded, play(scenario))
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved"])

@@ -12,8 +12,7 @@ from desim.network.profile import collective_profile
 from desim.network.topology import build_topology
 from desim.spec.catalogue import list_names
 from desim.spec.resources import Resources
-from tests.jobs import BASE, LANE, Played, instant, job, play
-from tests.laws.test_data_parallel import same_bits
+from tests.jobs import BASE, LANE, Played, instant, job, play, same_bits
 
 WIDE = {**BASE["workload"]["model"], "hidden": 4096, "ffn": 16384, "heads": 32, "kv_heads": 32}
 

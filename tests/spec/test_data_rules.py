@@ -99,12 +99,24 @@ def test_refused(refuse: Refuse, changes: list[str], path: str, rule: str, hint:
         ),
         (["policies.overlap.receive_ahead=2"], "under overlap.pipeline: blocking"),
         (["policies.overlap.pipeline=async"], "no asynchronous messages under schedule 1f1b"),
+        (
+            [*FSDP, "policies.overlap.param_gather=chained"],
+            "param_gather: has no effect: parallel.zero: 3 gathers and reduces by layer",
+        ),
+        (
+            [*FSDP, "policies.overlap.grad_reduce=per_layer"],
+            "grad_reduce: has no effect: parallel.zero: 3 gathers and reduces by layer",
+        ),
         ([*FSDP, "policies.resources.max_connections=1"], "more than one hardware queue"),
         (
             ["cluster.system=dgx_a100_80_hdr200", "policies.resources.nvls_sms=8"],
             "has no in-switch reduction",
         ),
         (["policies.resources.link_weights.cp=4"], "parallel.context is 1"),
+        (
+            ["cluster.devices=8", "policies.resources.link_weights.dp=4"],
+            "link_weights.dp: has no effect: the number of ranks that share gradients is 1",
+        ),
     ],
 )
 def test_named_without_effect(load: Load, changes: list[str], note: str) -> None:
@@ -127,6 +139,7 @@ def test_named_without_effect(load: Load, changes: list[str], note: str) -> None
         ["policies.resources={nvlink_sms: 8, network_sms: 4, message_sms: 0, nvls_sms: 4}"],
         ["policies.resources.max_connections=1"],
         ["policies.resources={high_priority: [tp], link_weights: {pp: 4}}"],
+        ["parallel.context=8", "policies.resources.link_weights.dp=4"],
         ["policies.collectives={protocols: simple, groups: {dp: {all_gather: tree}}}"],
     ],
 )

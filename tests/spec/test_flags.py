@@ -85,5 +85,5 @@ def test_flags_of_megatron_and_switches_of_torchtitan_carry_a_version() -> None:
 
 
 def test_a_run_does_not_import_the_table() -> None:
-    program = "import sys, desim; sys.exit(any('spec.flags' in name for name in sys.modules))"
+    program = "import sys, desim.api; sys.exit(any('spec.flags' in name for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

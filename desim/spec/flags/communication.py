@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from desim.spec.flags.switches import ALL, NONE, NUMBER, Switches
+from desim.spec.resources import LinkWeights
 
 #: NCCL docs/userguide/source/env.rst of 2.30.7 for what is documented (the table of NCCL_ALGO, "per
 #: function" since 2.24), src by tag for the rest; Tutel's examples of 0.2.0; DeepSpeed
@@ -89,10 +90,7 @@ RESOURCES: dict[str, Switches] = {
             "PyTorch ProcessGroupNCCL.Options is_high_priority_stream (1.9)",
         ),
     },
-    **{
-        f"policies.resources.link_weights.{group}": _WEIGHT
-        for group in ("tp", "cp", "ep", "dp", "pp")
-    },
+    **{f"policies.resources.link_weights.{group}": _WEIGHT for group in LinkWeights.model_fields},
 }
 
 #: Megatron-LM arguments.py by tag; Tutel's helloworld.py of 0.1.4; torchtitan job_config.py and

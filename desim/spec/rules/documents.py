@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from desim.spec.documents import Documents, are_drawn
+from desim.spec.documents import SAMPLE, Documents, are_drawn
 from desim.spec.rules.finding import Finding, Rule, data_size
 from desim.spec.scenario import Scenario
 from desim.spec.workload import Transformer
@@ -12,8 +12,7 @@ from desim.spec.workload import Transformer
 _PATH = "workload.documents"
 #: Lengths that are drawn in seconds.
 _MOST_DRAWN = 10**8
-#: Fewest sequences that are drawn: those of the sample of `models.documents`.
-_SAMPLED = 1024
+#: Ranks with draws of their own that are advised where all are many.
 _FEW = 4
 
 
@@ -43,7 +42,7 @@ def documents_can_be_drawn(scenario: Scenario) -> Iterator[Finding]:
     mean = documents.mean_tokens
     if documents.distribution == "listed" and documents.lengths:
         mean = min(documents.lengths)
-    sequences = max(workload.global_batch, _SAMPLED)
+    sequences = max(workload.global_batch, SAMPLE)
     tokens = workload.sequence_length * sequences
     if mean and tokens / mean > _MOST_DRAWN:
         name = "lengths" if documents.distribution == "listed" else "mean_tokens"

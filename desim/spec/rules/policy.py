@@ -21,7 +21,7 @@ NOT_IN_A_PIPELINE = "is not played with pipeline > 1"
 
 def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
     """Choices that the job has no use for are named, not refused."""
-    policies, kernels = scenario.policies, scenario.kernels
+    policies, kernels, overlap = scenario.policies, scenario.kernels, scenario.policies.overlap
     usual = type(policies)()
     ignored: list[tuple[str, object]] = []
     if isinstance(scenario.workload.model, Dlrm):
@@ -29,15 +29,15 @@ def policies_have_effect(scenario: Scenario) -> Iterator[Finding]:
         ignored = [
             ("policies.schedule", policies.schedule != usual.schedule),
             ("policies.recompute", policies.recompute != usual.recompute),
-            ("policies.overlap.grad_reduce", policies.overlap.grad_reduce == "none"),
-            ("policies.overlap.param_gather", policies.overlap.param_gather == "none"),
+            ("policies.overlap.grad_reduce", overlap.grad_reduce == "none"),
+            ("policies.overlap.param_gather", overlap.param_gather != usual.overlap.param_gather),
             ("kernels.cuda_graphs", kernels.cuda_graphs),
         ]
     elif scenario.parallel.zero == 3:
         reason = "parallel.zero: 3 gathers and reduces by layer (policies.fsdp)"
         ignored = [
-            ("policies.overlap.grad_reduce", policies.overlap.grad_reduce == "none"),
-            ("policies.overlap.param_gather", policies.overlap.param_gather == "none"),
+            (f"policies.overlap.{name}", getattr(overlap, name) != getattr(usual.overlap, name))
+            for name in ("grad_reduce", "param_gather")
         ]
     for path, chosen in ignored:
         if chosen:

@@ -79,14 +79,23 @@ def weights_are_used(scenario: Scenario) -> Iterator[Finding]:
     sizes = {
         "tp": ("parallel.tensor", parallel.tensor),
         "cp": ("parallel.context", parallel.context),
-        "dp": ("parallel.data", data_size(scenario)),
+        "dp": ("the number of ranks that share gradients", _gradient_ranks(scenario)),
         "pp": ("parallel.pipeline", parallel.pipeline),
     }
-    for group, (path, size) in sizes.items():
+    for group, (what, size) in sizes.items():
         weight = getattr(weights, group)
         if weight != getattr(LinkWeights(), group) and size == 1:
-            text = f"has no effect: {path} is 1"
+            text = f"has no effect: {what} is 1"
             yield Finding(f"policies.resources.link_weights.{group}", text, weight, note=True)
+
+
+def _gradient_ranks(scenario: Scenario) -> int | None:
+    """Ranks that reduce gradients together: of experts those that hold the same ones, if more."""
+    parallel, data = scenario.parallel, data_size(scenario)
+    if data is None:
+        return None
+    ranks, tensor = data * parallel.context, parallel.expert_tensor or parallel.tensor
+    return max(ranks, ranks * parallel.tensor // (tensor * parallel.expert))
 
 
 RULES = (

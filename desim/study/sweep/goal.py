@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from desim.study.scalars import LANES, OPEN, scalar_names
+from desim.study.scalars import COMMUNICATION, OPEN, scalar_names
 from desim.units import DIMENSIONS, parse
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def _of_other_points(name: str, known: Collection[str]) -> bool:
     """Whether a name differs from a known one in its lane or stage, which other points may have."""
 
     def shape(text: str) -> list[str]:
-        return ["*" if part.isdigit() or part in LANES else part for part in text.split(".")]
+        parts = text.split(".")
+        return ["*" if part.isdigit() or part in COMMUNICATION else part for part in parts]
 
     return "*" in shape(name) and shape(name) in map(shape, known)
