@@ -111,15 +111,17 @@ def block_factor(op: Op) -> float:
 def _packed_block_factor(op: Op, packing: Packing) -> float:
     """Return the same over documents, whose last blocks are anything from empty to full.
 
-    A document of x blocks takes n = x + f with f even in 0 to 1: n (n + 1) / 2 of a causal square,
-    on average (x^2 + 2 x + 5/6) / 2; of a rectangle of x by y blocks x y + (x + y) / 2 + 1/3.
+    A document of x blocks takes n = x + f with f even in 0 to 1: of a rectangle of x by y blocks
+    x y + (x + y) / 2 + 1/3 on average; under a causal mask half of that and of its x + 1/2 rows, of
+    a square (x^2 + 2 x + 5/6) / 2. Sequences of one document have whole blocks: f = 0.
     """
     batch, _, _, queries, keys, _ = op.shape
     useful = batch * queries * keys * packing.density / _ROWS**2
-    documents, sides = batch * packing.documents, batch * (queries + keys) / _ROWS
+    cut = batch * (packing.documents - packing.whole)
+    spare = batch * (1 - packing.whole) * (queries + keys) / 2 / _ROWS + cut / 3
     if is_causal(op):
-        return useful / (useful + sides + documents * 5 / 6)
-    return useful / (useful + sides / 2 + documents / 3)
+        spare += batch * queries / _ROWS + cut / 2
+    return useful / (useful + spare)
 
 
 def padding_factor(op: Op) -> float:
@@ -145,7 +147,7 @@ def wave_factor(op: Op, device: Device, shares: AttentionEfficiency) -> float:
     if packing is None:
         blocks, stretch = float(batch * ceil(queries / _ROWS)), 1.0
     else:
-        blocks = batch * (queries / _ROWS + packing.documents / 2)
+        blocks = batch * (queries / _ROWS + (packing.documents - packing.whole) / 2)
         stretch = packing.longest / packing.density
     waves = heads * blocks / device.sms
     if not is_causal(op):

@@ -109,7 +109,7 @@ def test_draws_tend_to_the_closed_form(documents: dict[str, Any]) -> None:
     expected = expected_packing(spec, TOKENS)
     assert expected is not None
     rows = draw_packings(spec, TOKENS, (200, 200), np.random.default_rng(7))
-    for field in ("density", "documents"):
+    for field in ("density", "documents", "whole"):
         found = np.array([getattr(packing, field) for row in rows for packing in row])
         error = found.std() / np.sqrt(found.size)
         assert abs(found.mean() - getattr(expected, field)) < 4 * error + 1e-12, field
@@ -318,5 +318,20 @@ def test_shorter_documents_are_never_slower() -> None:
     steps = [
         play(packed({"distribution": "fixed", "mean_tokens": n, "vary": "none"})).step_ps
         for n in lengths
+    ]
+    assert all(later <= earlier for earlier, later in pairwise(steps))
+
+
+@pytest.mark.parametrize("context", [1, 4])
+def test_documents_far_longer_than_sequences_are_none(context: int) -> None:
+    """Kernels take as long as without, and no longer with any that are shorter."""
+    drawn, whole = (
+        play(packed(documents, parallel={"context": context}, workload__sequence_length=4096))
+        for documents in ({"mean_tokens": 10**9}, None)
+    )
+    assert drawn.step_ps == pytest.approx(whole.step_ps, rel=1e-6)
+    steps = [
+        play(packed({"mean_tokens": n}, parallel={"context": context})).step_ps
+        for n in (10**9, 16 * TOKENS, 4 * TOKENS, TOKENS)
     ]
     assert all(later <= earlier for earlier, later in pairwise(steps))
