@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from desim.engine.links import fair_speeds
+from desim.record import GROUP_OF_LANE, LANES
 from tests.jobs import LANE, Played, instant, job, play
 from tests.laws.test_data_parallel import same_bits
+from tests.laws.test_folding import check
+from tests.laws.test_joined import pipeline
 from tests.laws.test_resources import WIDE
 from tests.laws.test_transfers import transfer
 
@@ -46,6 +49,22 @@ def test_no_kernel_runs_when_a_collective_of_normal_priority_takes_its_sms() -> 
     assert (normal.spans().ready_ps >= high.spans().ready_ps).any()
     late = normal.rows(name="grad reduce"), high.rows(name="grad reduce")
     assert (normal.spans().ready_ps[late[0]] > high.spans().ready_ps[late[1]]).any()
+
+
+@pytest.mark.parametrize("groups", [["dp"], ["pp"]])
+def test_a_kernel_that_others_slow_down_is_waited_for_to_its_end(groups: list[str]) -> None:
+    """With exchanges of joined passes and messages coming and going, kernels change their speed
+    while collectives wait for them; none is admitted before the end, or after it in the next."""
+    policies = {"overlap": {"pipeline": "async"}, "resources": {"high_priority": groups}}
+    one = check(scenario := pipeline("dualpipe", layers=2, policies=policies))
+    for record in (one.record, play(scenario, host=0.0).record):
+        for spans in (record.spans_of(number) for number in range(len(record.classes))):
+            kernels = np.flatnonzero(spans.lane == LANE["compute"])
+            group = np.array([GROUP_OF_LANE[LANES[lane]] for lane in spans.lane])
+            admitted = spans.ready_ps[~np.isin(group, ["compute", *groups])]
+            last = np.searchsorted(spans.start_ps[kernels], admitted) - 1
+            inside = spans.end_ps[kernels][last] > admitted
+            assert not (inside & (last >= 0)).any()
 
 
 def test_a_priority_that_nothing_uses_changes_no_bit() -> None:
