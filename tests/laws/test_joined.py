@@ -213,8 +213,8 @@ def test_full_recomputation_leaves_half_of_a_backward_pass_beside_nothing() -> N
     spans, names = played.spans(), played.record.names
     forward = (spans.micro_batch == 4) & (spans.phase == PHASE["forward"])
     backward = (spans.micro_batch == 3) & (spans.phase != PHASE["forward"])
-    last = np.flatnonzero(forward & (spans.layer >= 0)).max()
-    rows = np.flatnonzero(backward & np.isin(spans.name, [names.index(n) for n in EXCHANGES]))
+    exchange = np.isin(spans.name, [names.index(name) for name in EXCHANGES])
+    last, rows = np.flatnonzero(forward & exchange).max(), np.flatnonzero(backward & exchange)
     assert len(rows) == 8
     kept = [names[spans.name[row]] for row in rows if row > last]
     assert kept == ["dispatch", "combine", "dispatch_dy", "combine_dx"]
