@@ -140,7 +140,8 @@ def wave_factor(op: Op, device: Device, shares: AttentionEfficiency) -> float:
     of length the last to start adds on average half of the longest, one mean, as a tail, and the
     longest alone bounds the time (list scheduling, Graham 1969). A backend that starts the longest
     first, or cuts blocks otherwise, has constants of its own. Blocks of documents are as long as
-    their document: the longest is that of the longest one.
+    their document: the longest is that of the longest one, and without a mask a tail of half of it
+    comes with a second wave. Those of sequences of one document are equal.
     """
     batch, heads, _, queries, _, _ = op.shape
     packing = op.packing
@@ -151,9 +152,10 @@ def wave_factor(op: Op, device: Device, shares: AttentionEfficiency) -> float:
         stretch = packing.longest / packing.density
     waves = heads * blocks / device.sms
     if not is_causal(op):
-        if packing is None:
-            return waves / ceil(waves)
-        return waves / max(waves + stretch / 2, stretch)
+        whole = packing.whole if packing else 1.0
+        tail = min(max(waves - 1, 0.0), 1.0) * stretch / 2
+        unlike = max(waves + tail, stretch)
+        return waves / (whole * ceil(waves) + (1 - whole) * unlike)
     if op.variant == "backward":
         tail, longest = shares.backward_tail, shares.backward_longest
     else:

@@ -322,16 +322,19 @@ def test_shorter_documents_are_never_slower() -> None:
     assert all(later <= earlier for earlier, later in pairwise(steps))
 
 
-@pytest.mark.parametrize("context", [1, 4])
-def test_documents_far_longer_than_sequences_are_none(context: int) -> None:
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("context", ["", "all_gather", "ring", "all_to_all"])
+def test_documents_far_longer_than_sequences_are_none(context: str, causal: bool) -> None:
     """Kernels take as long as without, and no longer with any that are shorter."""
+    changes: dict[str, Any] = {"workload__model__causal": causal, "workload__sequence_length": 4096}
+    if context:
+        changes |= {"parallel": {"context": 4}, "policies__context": context}
     drawn, whole = (
-        play(packed(documents, parallel={"context": context}, workload__sequence_length=4096))
-        for documents in ({"mean_tokens": 10**9}, None)
+        play(packed(documents, **changes)) for documents in ({"mean_tokens": 10**9}, None)
     )
     assert drawn.step_ps == pytest.approx(whole.step_ps, rel=1e-6)
     steps = [
-        play(packed({"mean_tokens": n}, parallel={"context": context})).step_ps
-        for n in (10**9, 16 * TOKENS, 4 * TOKENS, TOKENS)
+        play(packed({"mean_tokens": n}, **changes)).step_ps
+        for n in (10**9, 65536, 16384, 4096, 1024)
     ]
     assert all(later <= earlier for earlier, later in pairwise(steps))

@@ -67,6 +67,15 @@ def test_a_kernel_that_others_slow_down_is_waited_for_to_its_end(groups: list[st
             assert not (inside & (last >= 0)).any()
 
 
+def test_copies_wait_for_no_kernel() -> None:
+    """Copy engines take no SMs: their lanes never yield, and by default none does."""
+    default, normal = (
+        played(resources).player.ranks[0] for resources in ({}, {"high_priority": []})
+    )
+    assert not default.yielding
+    assert normal.yielding == set(LANE.values()) - {LANE[n] for n in ("compute", "h2d", "d2h")}
+
+
 def test_a_priority_that_nothing_uses_changes_no_bit() -> None:
     """With no collective beside kernels, or none that takes SMs, the order of streams is moot."""
     alone: dict[str, Any] = {"policies__overlap": {"grad_reduce": "none", "param_gather": "none"}}
