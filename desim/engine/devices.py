@@ -26,7 +26,8 @@ class Device:
     `left` / `whole` the part of it that was left; `due` is when the run ends. An event that comes
     before is left in place and waits on: a share held for a while and given back costs none.
     `pieces` logs (time, kernel, time left of that kernel or -1 for a fresh one, load number) for
-    every change. `ended` is called with the kernel at which a run stopped.
+    every change. `ended` is called with the kernel at which a run stopped, `retimed`, where there
+    is one, once the running kernels may go at another speed.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Device:
         "load",
         "memory",
         "pieces",
+        "retimed",
         "running",
         "sms",
         "stop",
@@ -59,6 +61,7 @@ class Device:
         self._host = host
         self._tasks = tasks
         self.ended: Callable[[int], None]
+        self.retimed: Callable[[], None] | None = None
         self.timing = timing
         self.sms = self.memory = 0
         self.running = self.limited = False
@@ -146,6 +149,10 @@ class Device:
         end = self.end - self._base
         return self._base + bisect_right(sums, sums[at + 1] + passed, at + 1, end + 1) - 1
 
+    def kernel_now(self) -> int:
+        """The kernel that runs now and beyond this instant; -1 where none computes."""
+        return self._current(self._clock._now) if self.computes() else -1
+
     def kernel_left_ps(self, before: int | None = None) -> int:
         """How long the kernel that runs now goes on at the present speed; 0 where none computes.
 
@@ -167,6 +174,8 @@ class Device:
         self.memory += memory
         if self.running:
             self._retime()
+            if self.retimed is not None:
+                self.retimed()
 
     def _retime(self) -> None:
         """Go on with the running kernels at the speed that the present shares leave them."""

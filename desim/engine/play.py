@@ -36,6 +36,8 @@ class Player:
         self._links = SharedLinks(clock, self._observe)
         for rank in ranks:
             rank.device.ended = partial(self._finished, rank, COMPUTE)
+            if rank.yielding:
+                rank.device.retimed = partial(self._retimed, rank)
 
     def run(self) -> None:
         """Play all programs to their end, or until nothing can happen any more."""
@@ -49,6 +51,7 @@ class Player:
         """Drop what only playing needs and points back here: all goes with its last user then."""
         for rank in self.ranks:
             rank.device.ended = _nothing
+            rank.device.retimed = None
         del self._links
 
     @property
@@ -139,7 +142,7 @@ class Player:
 
     def _queue(self, rank: Rank, lane: int) -> None:
         """A collective whose stream is no better than compute's: kernels go first, once known."""
-        rank.queued.add(lane)
+        rank.queued[lane] = None
         self.clock.late(self._yield, (rank, lane))
 
     def _yield(self, event: Any) -> None:
@@ -150,13 +153,25 @@ class Player:
         if rank.ports[track.comm[at]][1].sms:
             wait_ps = rank.device.kernel_left_ps(track.first_task[at] if rank.one_queue else None)
         if wait_ps:
-            self.clock.after(wait_ps, self._admit, (rank, lane))
+            tick = self.clock.after(wait_ps, self._admit, (rank, lane))
+            rank.queued[lane] = (tick, rank.device.kernel_now())
         else:
             self._admit(event)
 
+    def _retimed(self, rank: Rank) -> None:
+        """Kernels go at another speed: who waits for the end of one waits longer, or less."""
+        for lane, waiting in rank.queued.items():
+            if waiting is None:
+                continue
+            tick, kernel = waiting
+            tick.cancel()
+            device = rank.device
+            left_ps = device.kernel_left_ps() if device.kernel_now() == kernel else 0
+            rank.queued[lane] = (self.clock.after(left_ps, self._admit, (rank, lane)), kernel)
+
     def _admit(self, event: Any) -> None:
         rank, lane = event.payload
-        rank.queued.remove(lane)
+        del rank.queued[lane]
         self._arrive(rank, lane, rank.tracks[lane].comm[rank.next[lane]], self.clock._now)
 
     def _arrive(self, rank: Rank, lane: int, comm: int, now: int) -> None:

@@ -11,7 +11,7 @@ from desim.plan.tables import SLOTS
 from desim.record import LANES
 
 if TYPE_CHECKING:
-    from desim.engine.environment import Clock
+    from desim.engine.environment import Clock, Tick
     from desim.engine.macro import Beginning, Macro, Stretch
     from desim.engine.rendezvous import Group
     from desim.engine.timing import Timing
@@ -34,7 +34,8 @@ class Rank:
     `logs[lane]` holds (ready, start, end) of every collective. `stretches` are the passes that may
     be macro-tasks (`macro.py`), by their first segment, `macros` what is known of them. `yielding`
     are the lanes whose collectives let the kernel that runs end before they take SMs (with
-    `one_queue` only one that was issued before), `queued` those of them that wait for it.
+    `one_queue` only one that was issued before), `queued` those of them that wait for it: when they
+    will be woken, and which kernel it is.
     """
 
     __slots__ = (
@@ -74,7 +75,7 @@ class Rank:
         self.macros: dict[Beginning, Macro | None] = {}
         self.yielding: frozenset[int] = frozenset()
         self.one_queue = False
-        self.queued: set[int] = set()
+        self.queued: dict[int, tuple[Tick, int] | None] = {}
 
     @property
     def finished(self) -> bool:

@@ -126,8 +126,8 @@ def make_ranks(
 
 
 def _yielding_lanes(plan: Plan) -> frozenset[int]:
-    """Lanes of groups that `policies.resources.high_priority` does not name."""
-    high = {"compute", *plan.scenario.policies.resources.high_priority}
+    """Lanes of groups that `policies.resources.high_priority` does not name; copies have none."""
+    high = {"compute", "h2d", "d2h", *plan.scenario.policies.resources.high_priority}
     return frozenset(n for n, lane in enumerate(LANES) if GROUP_OF_LANE[lane] not in high)
 
 

@@ -111,15 +111,17 @@ def block_factor(op: Op) -> float:
 def _packed_block_factor(op: Op, packing: Packing) -> float:
     """Return the same over documents, whose last blocks are anything from empty to full.
 
-    A document of x blocks takes n = x + f with f even in 0 to 1: n (n + 1) / 2 of a causal square,
-    on average (x^2 + 2 x + 5/6) / 2; of a rectangle of x by y blocks x y + (x + y) / 2 + 1/3.
+    A document of x blocks takes n = x + f with f even in 0 to 1: of a rectangle of x by y blocks
+    x y + (x + y) / 2 + 1/3 on average; under a causal mask half of that and of its x + 1/2 rows, of
+    a square (x^2 + 2 x + 5/6) / 2. Sequences of one document have whole blocks: f = 0.
     """
     batch, _, _, queries, keys, _ = op.shape
     useful = batch * queries * keys * packing.density / _ROWS**2
-    documents, sides = batch * packing.documents, batch * (queries + keys) / _ROWS
+    cut = batch * (packing.documents - packing.whole)
+    spare = batch * (1 - packing.whole) * (queries + keys) / 2 / _ROWS + cut / 3
     if is_causal(op):
-        return useful / (useful + sides + documents * 5 / 6)
-    return useful / (useful + sides / 2 + documents / 3)
+        spare += batch * queries / _ROWS + cut / 2
+    return useful / (useful + spare)
 
 
 def padding_factor(op: Op) -> float:
@@ -138,20 +140,22 @@ def wave_factor(op: Op, device: Device, shares: AttentionEfficiency) -> float:
     of length the last to start adds on average half of the longest, one mean, as a tail, and the
     longest alone bounds the time (list scheduling, Graham 1969). A backend that starts the longest
     first, or cuts blocks otherwise, has constants of its own. Blocks of documents are as long as
-    their document: the longest is that of the longest one.
+    their document: the longest is that of the longest one, and without a mask a tail of half of it
+    comes with a second wave. Those of sequences of one document are equal.
     """
     batch, heads, _, queries, _, _ = op.shape
     packing = op.packing
     if packing is None:
         blocks, stretch = float(batch * ceil(queries / _ROWS)), 1.0
     else:
-        blocks = batch * (queries / _ROWS + packing.documents / 2)
+        blocks = batch * (queries / _ROWS + (packing.documents - packing.whole) / 2)
         stretch = packing.longest / packing.density
     waves = heads * blocks / device.sms
     if not is_causal(op):
-        if packing is None:
-            return waves / ceil(waves)
-        return waves / max(waves + stretch / 2, stretch)
+        whole = packing.whole if packing else 1.0
+        tail = min(max(waves - 1, 0.0), 1.0) * stretch / 2
+        unlike = max(waves + tail, stretch)
+        return waves / (whole * ceil(waves) + (1 - whole) * unlike)
     if op.variant == "backward":
         tail, longest = shares.backward_tail, shares.backward_longest
     else:

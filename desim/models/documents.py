@@ -8,7 +8,8 @@ to add up to
     2 / E[L] x integral over u from 0 to s of (s - u) E[(L - u)+]
     = (s E[L^2; L <= s] - E[L^3; L <= s] / 3 + s^2 E[L; L > s] - s^3 P(L > s) / 3) / E[L],
 
-in s / E[L] + 1 documents: those that begin there, and the one under way.
+in s / E[L] + 1 documents: those that begin there, and the one under way. A sequence is all of one
+document with probability E[(L - s)+] / E[L].
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def expected_packing(
     shape = (max(1, SAMPLE // sequences), 1)
     sample = draw_packings(documents, sequence_length, shape, np.random.default_rng(0), sequences)
     longest = sum(packing.longest for (packing,) in sample) / len(sample)
-    return Packing(squares / mean / s**2, s / mean + 1, longest)
+    whole = max(0.0, mean - below[1] - s * (1 - below[0])) / mean
+    return Packing(squares / mean / s**2, s / mean + 1, longest, whole=whole)
 
 
 def _fixed(length: int, sequence_length: int) -> Packing | None:
@@ -158,5 +160,9 @@ def draw_packings(
     batches = (*shape, sequences)
     density = squares.reshape(batches).mean(axis=2) / s**2
     counts, most = count.reshape(batches).mean(axis=2), longest.reshape(batches).max(axis=2) / s
-    table = np.stack([density, counts, most], axis=2)
-    return [[Packing(d, n, m, equal=int(n == 1)) for d, n, m in row] for row in table.tolist()]
+    whole = (count == 1).reshape(batches).mean(axis=2)
+    table = np.stack([density, counts, most, whole], axis=2)
+    return [
+        [Packing(d, n, m, equal=int(n == 1), whole=w) for d, n, m, w in row]
+        for row in table.tolist()
+    ]

@@ -42,6 +42,8 @@ class Packing(NamedTuple):
     """Tokens of the longest document, over s."""
     equal: int = 0
     """So many documents of equal length in every sequence; 0: they differ."""
+    whole: float = 0.0
+    """Share of the sequences that are one document."""
 
 
 @dataclass(frozen=True, slots=True)

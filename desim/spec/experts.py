@@ -43,4 +43,5 @@ class Experts(Spec):
     delay_wgrad: bool = False
     """Whether a backward pass computes the weight gradients of a part of a block once the gradient
     of its input is on its way to other experts, beside that (the W of DeepSeek-V3's F&B); not where
-    the schedule gives them a pass of their own."""
+    the schedule gives them a pass of their own. Reductions over the tensor group that they else run
+    beside are exposed then (Transformer Engine waits for them at once, too)."""

@@ -23,8 +23,10 @@ class LinkWeights(Spec):
 
     On a link that is full a transfer goes at a share of its rate alone in proportion to its weight;
     what one cannot use is left to others. So do virtual lanes with weighted arbitration
-    (InfiniBand) and traffic classes with enhanced transmission selection (RoCE). Here on every
-    link, NVLink too.
+    (InfiniBand) and traffic classes with enhanced transmission selection (RoCE) where each would
+    fill the link alone. They weigh bytes: a transfer that would load the link less keeps more there
+    than here, where all slow down by the same factor for the same weight. Here on every link,
+    NVLink too.
     """
 
     tp: Weight = 1.0

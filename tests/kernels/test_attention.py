@@ -175,6 +175,17 @@ def test_blocks_of_documents_are_those_of_each(causal: bool) -> None:
     assert block_factor(op) == pytest.approx(counted, rel=1e-3)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_document_as_long_as_its_sequence_has_whole_blocks(causal: bool) -> None:
+    """The blocks are those of a sequence; half of such sequences take half of the rest."""
+    op = attention(4096, causal=causal)
+    one = replace(op, packing=Packing(1.0, 1, 1.0, whole=1.0))
+    assert block_factor(one) == pytest.approx(block_factor(op), rel=1e-12)
+    cut, mixed = (replace(op, packing=Packing(1.0, 1, 1.0, whole=w)) for w in (0.0, 0.5))
+    mean = (1 / block_factor(one) + 1 / block_factor(cut)) / 2
+    assert 1 / block_factor(mixed) == pytest.approx(mean, rel=1e-12)
+
+
 def test_one_long_document_is_waited_for(device: Device) -> None:
     """Documents alike are a batch; the tail grows with the longest of others over their mean."""
     shares = AttentionEfficiency(forward=0.5, backward=0.4)

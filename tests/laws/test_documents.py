@@ -98,7 +98,7 @@ def test_draws_tend_to_the_closed_form(documents: dict[str, Any]) -> None:
     expected = expected_packing(spec, TOKENS)
     assert expected is not None
     rows = draw_packings(spec, TOKENS, (200, 200), np.random.default_rng(7))
-    for field in ("density", "documents"):
+    for field in ("density", "documents", "whole"):
         found = np.array([getattr(packing, field) for row in rows for packing in row])
         error = found.std() / np.sqrt(found.size)
         assert abs(found.mean() - getattr(expected, field)) < 4 * error + 1e-12, field
@@ -307,5 +307,23 @@ def test_shorter_documents_are_never_slower() -> None:
     steps = [
         play(packed({"distribution": "fixed", "mean_tokens": n, "vary": "none"})).step_ps
         for n in lengths
+    ]
+    assert all(later <= earlier for earlier, later in pairwise(steps))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("context", ["", "all_gather", "ring", "all_to_all"])
+def test_documents_far_longer_than_sequences_are_none(context: str, causal: bool) -> None:
+    """Kernels take as long as without, and no longer with any that are shorter."""
+    changes: dict[str, Any] = {"workload__model__causal": causal, "workload__sequence_length": 4096}
+    if context:
+        changes |= {"parallel": {"context": 4}, "policies__context": context}
+    drawn, whole = (
+        play(packed(documents, **changes)) for documents in ({"mean_tokens": 10**9}, None)
+    )
+    assert drawn.step_ps == pytest.approx(whole.step_ps, rel=1e-6)
+    steps = [
+        play(packed({"mean_tokens": n}, **changes)).step_ps
+        for n in (10**9, 65536, 16384, 4096, 1024)
     ]
     assert all(later <= earlier for earlier, later in pairwise(steps))

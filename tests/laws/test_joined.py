@@ -189,6 +189,37 @@ def test_a_delayed_weight_gradient_hides_an_exchange() -> None:
     assert whole[0] - whole[1] == pytest.approx(took, rel=1e-6)
 
 
+@pytest.mark.parametrize("passes", ["apart", "joined"])
+def test_delayed_weight_gradients_expose_reductions_of_the_tensor_group(passes: str) -> None:
+    """Under sequence parallelism an input's gradient is reduced beside the weight gradient, if that
+    is computed there and then."""
+    changes = {"tensor": 2, "sequence": True, "expert": 2, "expert_tensor": 1}
+    usual, delayed = (
+        play(
+            pipeline(
+                "1f1b", passes, parallel=changes, policies={"experts": {"delay_wgrad": chosen}}
+            )
+        )
+        for chosen in (False, True)
+    )
+    exposed = [sum(a["exposed_tp"] for a in one.accounts()) for one in (usual, delayed)]
+    assert exposed[1] > 1.05 * exposed[0]
+    assert work(delayed) == work(usual)
+
+
+def test_full_recomputation_leaves_half_of_a_backward_pass_beside_nothing() -> None:
+    """It has four exchanges in each block, the forward pass beside it two."""
+    played = play(pipeline("1f1b", layers=2, policies={"recompute": "full"}))
+    spans, names = played.spans(), played.record.names
+    forward = (spans.micro_batch == 4) & (spans.phase == PHASE["forward"])
+    backward = (spans.micro_batch == 3) & (spans.phase != PHASE["forward"])
+    exchange = np.isin(spans.name, [names.index(name) for name in EXCHANGES])
+    last, rows = np.flatnonzero(forward & exchange).max(), np.flatnonzero(backward & exchange)
+    assert len(rows) == 8
+    kept = [names[spans.name[row]] for row in rows if row > last]
+    assert kept == ["dispatch", "combine", "dispatch_dy", "combine_dx"]
+
+
 @pytest.mark.parametrize("attention_s", [1e-5, 1e-3])
 @pytest.mark.parametrize("experts_s", [1e-5, 1e-3])
 @pytest.mark.parametrize("capacity", [None, 1.0])

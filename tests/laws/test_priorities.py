@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from desim.engine.links import fair_speeds
+from desim.record import GROUP_OF_LANE, LANES
 from tests.jobs import LANE, Played, instant, job, play, same_bits
+from tests.laws.test_folding import check
+from tests.laws.test_joined import pipeline
 from tests.laws.test_resources import WIDE
 from tests.laws.test_transfers import transfer
 
@@ -25,18 +28,19 @@ def played(resources: dict[str, Any], **changes: Any) -> Played:
     return play(job(policies__resources=resources, **changes))
 
 
-def test_a_collective_of_normal_priority_lets_the_kernel_that_begins_with_it_end() -> None:
-    """What a bucket waits for is the kernel before: the next one takes all SMs as it is ready. With
-    high priority it takes its own at once."""
+def test_a_collective_of_normal_priority_lets_the_kernel_that_runs_end() -> None:
+    """So it does with one that begins as it is ready. With high priority it takes its SMs at
+    once."""
     high, normal = (
         played({"high_priority": groups}, parallel__zero=0, **OVERLAPPED) for groups in (["dp"], [])
     )
     assert {waited for _, waited in admitted(high)} == {0}
     spans = normal.spans()
     kernels = spans.lane == LANE["compute"]
-    long = dict(zip(spans.start_ps[kernels].tolist(), spans.end_ps[kernels].tolist(), strict=True))
     found = admitted(normal)
-    assert [waited for _, waited in found] == [long.get(at, at) - at for at, _ in found]
+    for at, waited in found:
+        runs = kernels & (spans.start_ps <= at) & (spans.end_ps > at)
+        assert [waited] == ([end - at for end in spans.end_ps[runs].tolist()] or [0])
     assert sum(waited > 0 for _, waited in found) > len(found) / 2
 
 
@@ -50,6 +54,31 @@ def admitted(one: Played) -> list[tuple[int, int]]:
         at = int(max([*ends, spans.issue_ps[row]]))
         found.append((at, int(spans.ready_ps[row]) - at))
     return found
+
+
+@pytest.mark.parametrize("groups", [["dp"], ["pp"]])
+def test_a_kernel_that_others_slow_down_is_waited_for_to_its_end(groups: list[str]) -> None:
+    """With exchanges of joined passes and messages coming and going, kernels change their speed
+    while collectives wait for them; none is admitted before the end, or after it in the next."""
+    policies = {"overlap": {"pipeline": "async"}, "resources": {"high_priority": groups}}
+    one = check(scenario := pipeline("dualpipe", layers=2, policies=policies))
+    for record in (one.record, play(scenario, host=0.0).record):
+        for spans in (record.spans_of(number) for number in range(len(record.classes))):
+            kernels = np.flatnonzero(spans.lane == LANE["compute"])
+            group = np.array([GROUP_OF_LANE[LANES[lane]] for lane in spans.lane])
+            admitted = spans.ready_ps[~np.isin(group, ["compute", *groups])]
+            last = np.searchsorted(spans.start_ps[kernels], admitted) - 1
+            inside = spans.end_ps[kernels][last] > admitted
+            assert not (inside & (last >= 0)).any()
+
+
+def test_copies_wait_for_no_kernel() -> None:
+    """Copy engines take no SMs: their lanes never yield, and by default none does."""
+    default, normal = (
+        played(resources).player.ranks[0] for resources in ({}, {"high_priority": []})
+    )
+    assert not default.yielding
+    assert normal.yielding == set(LANE.values()) - {LANE[n] for n in ("compute", "h2d", "d2h")}
 
 
 def test_a_priority_that_nothing_uses_changes_no_bit() -> None:
