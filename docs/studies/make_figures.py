@@ -254,6 +254,23 @@ def packed_documents(p: pd.DataFrame) -> str:
     return bars(rows)
 
 
+def stream_priority(p: pd.DataFrame) -> str:
+    """Where the time went in each point; with one queue once where priority changes nothing."""
+    rows = []
+    for tensor, group in p.groupby("tensor", sort=False):
+        one = group[group.max_connections == 1]
+        same = one.step_time_s.nunique() == 1
+        shown = pd.concat([group[group.max_connections > 1], one[:1] if same else one])
+        for _, r in shown.iterrows():
+            names = json.loads(r.high_priority)
+            high = "all high" if len(names) == 5 else f"{', '.join(names) or 'none'} high"
+            if r.max_connections == 1 and same:
+                high = "any priority"
+            queues = f"{r.max_connections} queue{'s' if r.max_connections > 1 else ''}"
+            rows.append((f"{tensor}: {high}, {queues}", r))
+    return bars(rows)
+
+
 FIGURES: dict[str, Callable[[pd.DataFrame], str]] = {
     "gradient_buckets": gradient_buckets,
     "fsdp": fsdp,
@@ -266,6 +283,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], str]] = {
     "expert_exchange": expert_exchange,
     "expert_passes": expert_passes,
     "packed_documents": packed_documents,
+    "stream_priority": stream_priority,
 }
 
 

@@ -181,7 +181,7 @@ def test_the_errors_of_the_model_are_by_fields_of_a_scenario() -> None:
     table = YAML(typ="safe").load(ERRORS.read_text())
     assert "default" in table
     wanted = {"policies.schedule", "policies.recompute", "policies.overlap.tensor", "kernels",
-        "parallel.tensor", "parallel.context", "parallel.zero", "workload.micro_batch",
+        "parallel.tensor", "parallel.context", "parallel.shard", "workload.micro_batch",
         "workload.precision"}  # fmt: skip
     assert set(table) >= wanted
     families = {policy.family for policy in read_effects(TABLE).policies}
