@@ -28,7 +28,7 @@ function heatFigure(heat, across, up) {
     layout: {height: 120 + Math.min(34 * Math.max(up.values.length, 3), 700),
       margin: {l: 120, r: 20, t: 10, b: 60},
       xaxis: {type: "category", title: {text: across.path, standoff: 8}},
-      yaxis: {type: "category", title: {text: up.path, standoff: 8}, automargin: true}},
+      yaxis: {type: "category", title: {text: up.name, standoff: 8}, automargin: true}},
   };
 }
 

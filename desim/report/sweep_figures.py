@@ -100,13 +100,20 @@ def memory_front(points: Points, numbers: Sequence[int]) -> Figure:
 
 
 def cost_front(points: Points, numbers: Sequence[int]) -> Figure:
-    """Step time against what training costs, in money where all have a price, else in GPU-hours."""
+    """Step time against what training costs, in money where all have a price, else in GPU-hours.
+
+    Nothing where one is the other times a constant, as on equally many GPUs.
+    """
     played = [i for i in numbers if not points.rows[i]["error"]]
     for key, title in _COSTS:
-        if played and all(_number(points.rows[i].get(key)) is not None for i in played):
-            pairs = [
-                (float(points.rows[i]["step_time_s"]), float(points.rows[i][key])) for i in played
-            ]
+        costs = [_number(points.rows[i].get(key)) for i in played]
+        pairs = [
+            (float(points.rows[i]["step_time_s"]), cost)
+            for i, cost in zip(played, costs, strict=True)
+            if cost is not None
+        ]
+        ratios = [cost / step_s for step_s, cost in pairs]
+        if played and len(pairs) == len(played) and min(ratios) < (1 - 1e-9) * max(ratios):
             return _front_figure(points, played, pairs, title)
     return {"data": [], "layout": {}}
 

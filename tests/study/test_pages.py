@@ -72,6 +72,11 @@ def test_a_price_makes_cost_of_hours() -> None:
     priced = cost_front(make_points(rows=rows), range(4))
     assert priced["layout"]["yaxis"]["title"]["text"] == "cost per trillion tokens"
     assert priced["data"][-1]["y"] == [3.0]
+    same = [row | {"device_hours_per_trillion_tokens": 2 * row["step_time_s"]} for row in rows[:3]]
+    assert cost_front(make_points(rows=same), range(3))["data"][-1]["y"] == [3.0]
+    for row in same:
+        row["cost_per_trillion_tokens"] = 7 * row["step_time_s"]
+    assert cost_front(make_points(rows=same), range(3))["data"] == []
     del rows[0]["cost_per_trillion_tokens"]
     some = cost_front(make_points(rows=rows), range(4))
     assert some["layout"]["yaxis"]["title"]["text"] == "GPU-hours per trillion tokens"
