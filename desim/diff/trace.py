@@ -55,7 +55,7 @@ def read_trace(path: Path, names: Names) -> Trace:
     complete = [e for e in events if isinstance(e, dict) and _is_complete(e)]
     gpu = [e for e in complete if _category(e) in (*_KERNELS, *_COPIES)]
     if not gpu:
-        hint = "profile with ProfilerActivity.CUDA"
+        hint = "profile with ProfilerActivity.CUDA; of a simulated run, take result.write_kineto"
         raise _refuse(path, "holds no kernel of a GPU", hint)
     held = _steps(complete)
     if not held:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from desim.analyze.difference import Difference
 
+_COST = "cost_per_trillion_tokens"
 _GIB = 2.0**30
 _SMALLEST_SHARE = 0.0005
 _SMALLEST_PATH_SHARE = 0.005
@@ -88,6 +89,8 @@ def _headline(runs: Sequence[Compared]) -> Iterator[Row]:
     yield Row("  change", ["", *change], ["", *marks])
     if all(run.summary.get("mfu") is not None for run in runs):
         yield _numbers("MFU (%)", [100 * float(run.summary["mfu"]) for run in runs], 1)
+    if all(run.summary.get(_COST) is not None for run in runs):
+        yield _numbers("cost per 1e12 tokens", [float(run.summary[_COST]) for run in runs], 0)
     yield _numbers("peak memory (GiB)", [run.peak_bytes / _GIB for run in runs], 1)
     fits = [bool(run.summary["fits"]) for run in runs]
     words = ["yes" if fit else "NO" for fit in fits]

@@ -119,14 +119,21 @@ def _value_rule(error: Any) -> tuple[str, str]:
     if kind == "value_error":
         return str(context.get("error", error["msg"])), ""
     if kind == "too_short" and context.get("max_length") is None:
-        return f"must hold at least {context['min_length']} values", ""
+        least = context["min_length"]
+        return f"must hold at least {least} value{'s' if least > 1 else ''}", ""
     if kind in ("too_long", "too_short"):
         return f"must hold {context.get('max_length', context.get('min_length'))} values", ""
     if kind in ("int_type", "int_from_float", "float_type") and isinstance(value, float):
         if not math.isfinite(value):
             return "must be a finite number", ""
         return "must be a whole number", f"write {int(value)}" if value.is_integer() else ""
-    return _WORDS.get(kind, str(error["msg"])), ""
+    hint = f"write [{value}]" if kind in ("list_type", "tuple_type") and _is_word(value) else ""
+    return _WORDS.get(kind, str(error["msg"])), hint
+
+
+def _is_word(value: object) -> bool:
+    """Whether a value is one that a list in brackets can hold as it is written."""
+    return isinstance(value, str) and value.isidentifier()
 
 
 def _missing(path: Path, root: Node) -> tuple[str, str]:

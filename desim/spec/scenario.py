@@ -74,7 +74,8 @@ class DegradedLink(Spec):
 
     link: str
     """Kind and place, `*` for any: `nic_out[3.0]` is node 3's first NIC outward, `nvlink_in[17]`
-    device 17's NVLink inward, `leaf_up[su0.rail3]` a leaf's uplinks, `rail3` all of a rail."""
+    device 17's NVLink inward, `leaf_up[su0.rail3]` a leaf's uplinks, `rail3` all of a rail. In
+    quotes inside braces: `[{link: "nic_out[3.0]", bandwidth: 0.5}]`."""
     bandwidth: Share
     """Share of its bandwidth that it keeps."""
 

@@ -50,7 +50,7 @@ def _read(path: Path, kind: str, purpose: str, endings: tuple[str, ...], most_by
             raise refuse(name, rule)
         data = _bounded(path, name, most_bytes)
     except FileNotFoundError:
-        raise refuse(name, "does not exist", _similar(path, endings)) from None
+        raise refuse(name, "does not exist", similar_file(path, endings)) from None
     except (OSError, ValueError) as error:
         raise refuse(name, f"cannot be read: {error}") from None
     if data.startswith(_UTF_16):
@@ -72,11 +72,11 @@ def _bounded(path: Path, name: str, most_bytes: int) -> bytes:
         return stream.read(most_bytes)
 
 
-def _similar(path: Path, endings: tuple[str, ...]) -> str:
+def similar_file(path: Path, endings: tuple[str, ...] = (".yaml", ".yml")) -> str:
     """Suggest files of the same folder with a name like the missing one."""
     try:
         names = [entry for entry in os.listdir(path.parent) if entry.endswith(endings)]
-    except OSError:
+    except (OSError, ValueError):
         return ""
     close = difflib.get_close_matches(path.name, names, n=1) or difflib.get_close_matches(
         f"{path.name}{endings[0]}", names, n=1

@@ -23,6 +23,7 @@ MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 50_000
 MAX_DEPTH = 40
 _TAG = "tag:yaml.org,2002:"
+_QUOTES = 'a text with brackets stands in quotes there, as in {link: "nic_out[3.0]"}'
 _SCENARIO = "name, workload and cluster"
 #: Documents that are kept as they were read.
 _REMEMBERED = 64
@@ -58,7 +59,8 @@ def _parsed(text: str, file: str, needs: str) -> tuple[Node, tuple[Mistake, ...]
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark is not None else 0
         problem = " ".join(str(part) for part in (error.context, error.problem) if part)
-        raise refuse(file, f"is not valid YAML: {problem}", line=line) from None
+        hint = _QUOTES if "got '['" in problem else ""
+        raise refuse(file, f"is not valid YAML: {problem}", hint, line) from None
     except YAMLError as error:
         first = str(error).splitlines()[0]
         raise refuse(file, f"is not valid YAML: {first}") from None

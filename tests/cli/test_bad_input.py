@@ -82,6 +82,7 @@ def test_a_folder_and_a_missing_file(tiny: Path, cli: Cli) -> None:
         ("parallel.tensor", ["must be PATH=VALUE"]),
         ("parallel.tensor=", ["needs a value after '='"]),
         ("parallel.tensor=[", ["is not valid YAML"]),
+        ("disturb=[{link: rail[0], bandwidth: 0.5}]", ["stands in quotes", 'link: "nic_out[3.0]"']),
     ],
 )
 def test_values(tiny: Path, cli: Cli, change: str, words: list[str]) -> None:

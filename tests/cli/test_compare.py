@@ -51,6 +51,24 @@ def test_json_alone_on_stdout(tiny: Path, cli: Cli) -> None:
     assert Path("here/compare.json").read_text() == said.out
 
 
+def test_a_price_brings_a_row(tiny: Path, cli: Cli) -> None:
+    """Of every variant its cost; none where one of them has no price."""
+    said = cli("compare", tiny, "--vary", "cluster.device_hour_price=1,2", "--json")
+    costs = [one["summary"]["cost_per_trillion_tokens"] for one in said.json["variants"]]
+    assert costs[1] == pytest.approx(2 * costs[0])
+    text = cli("compare", tiny, "--vary", "cluster.device_hour_price=1,2").out
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("cost per 1e12 tokens")]
+    assert row[4:] == [f"{costs[0]:,.0f}", f"{costs[1]:,.0f}", f"+{costs[1] - costs[0]:,.0f}"]
+    text = cli("compare", tiny, "--vary", "cluster.device_hour_price=null,2").out
+    assert "cost per" not in text
+
+
+def test_fields_of_no_family_are_named(tiny: Path, cli: Cli) -> None:
+    varied = ("--vary", "cluster.device_hour_price=1,2", "--vary", "run.seed=1,2", "--paired")
+    said = " ".join(cli("compare", tiny, *varied).out.split())
+    assert "points for cluster.device_hour_price and run.seed" in said
+
+
 def test_several_files(tiny: Path, cli: Cli) -> None:
     other = tiny.with_name("other.yaml")
     other.write_text(

@@ -104,6 +104,18 @@ def test_a_key_that_stands_twice(refuse: Refuse) -> None:
         ("name=[a]", "name", "must be text", ""),
         ("policies=1f1b", "policies", "must be a mapping", ""),
         ("disturb={device: 1}", "disturb", "must be a list", ""),
+        (
+            "policies.resources.high_priority=tp",
+            "policies.resources.high_priority",
+            "must be a list",
+            "write [tp]",
+        ),
+        (
+            "workload.documents={distribution: listed, lengths: []}",
+            "workload.documents.lengths",
+            "must hold at least 1 value",
+            "",
+        ),
         ("disturb=[{speed: 1}]", "disturb.0", "device and compute; link and bandwidth", ""),
         ("disturb=[{device: 1, compute: 0}]", "disturb.0.compute", "greater than 0", ""),
         ("disturb=[{jitter: .nan}]", "disturb.0.jitter", "must be a finite number", ""),

@@ -113,6 +113,11 @@ def test_refused(refuse: Refuse, changes: list[str], path: str, rule: str, hint:
             "has no in-switch reduction",
         ),
         (["policies.resources.link_weights.cp=4"], "parallel.context is 1"),
+        (["policies.resources.link_weights.ep=4"], "link_weights.ep: has no effect: Llama"),
+        (
+            ["workload.model=mixtral_8x7b", "policies.resources.link_weights.ep=4"],
+            "link_weights.ep: has no effect: parallel.expert is 1",
+        ),
         (
             ["cluster.devices=8", "policies.resources.link_weights.dp=4"],
             "link_weights.dp: has no effect: the number of ranks that share gradients is 1",

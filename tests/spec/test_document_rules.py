@@ -54,6 +54,7 @@ def test_chunks_of_a_sequence_are_refused_with_documents(refuse: Refuse) -> None
         (["{mean_tokens: 9, distribution: listed, lengths: [9]}"], "the mean is that of lengths"),
         (["{mean_tokens: 9, lengths: [9]}"], "lengths: has no effect: distribution: lognormal"),
         (["{mean_tokens: 9, distribution: fixed, sigma: 2.0}"], "fixed has no sigma"),
+        (["{mean_tokens: 4096, distribution: fixed}"], "sequence of 4096 tokens is in one doc"),
         (["{mean_tokens: 9, distribution: fixed, vary: micro_batch}"], "the same in every seq"),
         (["{mean_tokens: 1024, replicas: 2}"], "micro-batches do not vary"),
         (["{mean_tokens: 1024}", "kernels.attention=unfused"], "saves no time: unfused"),

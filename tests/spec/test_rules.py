@@ -242,7 +242,11 @@ def test_notes_are_not_mistakes(load: Load) -> None:
     many = load("policies={recompute: full, recompute_layers: 99}")
     assert any("is taken as 8: no stage has more layers" in note for note in many.notes), many.notes
     assert load("policies={recompute: full, recompute_layers: 1}").notes == ()
-    assert load("policies={recompute: full, recompute_in: bubble, recompute_ahead: 2}").notes == ()
+    ahead = "policies={recompute: full, recompute_in: bubble, recompute_ahead: %s}"
+    assert load(ahead % "8").notes == ()
+    for choice, most in (("9", 8), ("3, recompute_layers: 2", 2)):
+        (note,) = load(ahead % choice).notes
+        assert note == f"policies.recompute_ahead: is taken as {most}: no chunk recomputes more"
     assert load().notes == ()
 
 
@@ -365,3 +369,11 @@ def test_a_job_that_fills_its_last_domain_in_part_is_told_of_segments(load: Load
 )
 def test_choices_without_a_use_are_named(load: Load, changes: list[str], note: str) -> None:
     assert any(note in text for text in load(*changes).notes)
+
+
+def test_what_jitter_costs_is_said(load: Load) -> None:
+    (note,) = load("disturb=[{jitter: 0.02}]").notes
+    assert note.startswith("disturb.0.jitter: plays all 64 devices")
+    assert "64 / 4 stages = 16 times as long or longer" in note
+    assert load("disturb=[{jitter: 0.02}]", "run.fold=false").notes == ()
+    assert load("disturb=[{jitter: 0.02}]", "cluster.devices=8").notes == ()

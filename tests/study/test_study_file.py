@@ -149,6 +149,7 @@ def test_unequal_axes_cannot_be_zipped() -> None:
 
 def test_all_mistakes_of_a_file_have_its_name_and_line(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
+    (tmp_path / "b.yaml").touch()
     file.write_text("study: s\nbase: b.yaml\naxes:\n  run.seed: []\nwhen: {a: 1}\nsort: 3\n")
     with pytest.raises(SpecError) as caught:
         read_study(file)
@@ -171,8 +172,24 @@ def test_paths_that_no_scenario_has_name_the_nearest_one(study_file: Path) -> No
 def test_a_base_that_is_not_there(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text("study: s\nbase: nothing.yaml\naxes: {run.seed: [1]}\n")
-    with pytest.raises(SpecError, match="nothing.yaml: does not exist"):
-        require_paths(read_study(file))
+    with pytest.raises(SpecError) as caught:
+        read_study(file)
+    assert "s.yaml:2: base: there is no such file (got 'nothing.yaml')" in str(caught.value)
+    (tmp_path / "nothings.yaml").touch()
+    with pytest.raises(SpecError, match=r"did you mean .*nothings\.yaml\?"):
+        read_study(file)
+    for name in ("x" * 5000, "a\\0/b"):
+        file.write_text(f'study: s\nbase: "{name}"\naxes: {{run.seed: [1]}}\n')
+        with pytest.raises(SpecError, match="2: base: there is no such file"):
+            read_study(file)
+
+
+def test_steps_that_lead_away_come_with_those_that_lead_there() -> None:
+    axes = {"run.seed": {"from": 10, "to": 1, "step": 3}}
+    with pytest.raises(SpecError, match=r"do not lead from 10 to 1; -3 does; as in .*step: 2}"):
+        read_study({"study": "s", "base": {}, "axes": axes})
+    axes["run.seed"]["step"] = -3
+    assert read_study({"study": "s", "base": {}, "axes": axes}).axes[0].values == (10, 7, 4, 1)
 
 
 def test_constraints() -> None:

@@ -218,6 +218,13 @@ def test_a_full_disk(study_file: Path, cli: Cli) -> None:
     assert "Traceback" not in said.err
 
 
+def test_a_folder_that_cannot_be_made_keeps_nothing(study_file: Path, cli: Cli) -> None:
+    said = cli("sweep", study_file, "--out", "/proc/nowhere")
+    assert said.code == 2
+    assert said.err.startswith("error: the results cannot be written: ")
+    assert said.err.endswith(": /proc/nowhere\ndesim: no point is finished\n")
+
+
 def test_a_folder_with_points_is_not_written_over(study_file: Path, cli: Cli) -> None:
     cli("sweep", study_file, "--out", "a")
     before = tables("a"), journal("a")

@@ -23,10 +23,10 @@ def documents_have_lengths(scenario: Scenario) -> Iterator[Finding]:
         return
     kind, lengths, weights = documents.distribution, documents.lengths, documents.weights
     if kind == "listed" and lengths is None:
-        rule = "distribution: listed draws from a list of lengths in tokens"
+        rule = "must be given: distribution: listed draws from a list of lengths in tokens"
         yield Finding(f"{_PATH}.lengths", rule, hint="as in [256, 1024, 4096]")
     if kind != "listed" and documents.mean_tokens is None:
-        rule = f"distribution: {kind} has a mean length in tokens"
+        rule = f"must be given: distribution: {kind} has a mean length in tokens"
         hint = f"{scenario.workload.sequence_length} is a whole sequence"
         yield Finding(f"{_PATH}.mean_tokens", rule, hint=hint)
     if lengths is not None and weights is not None and len(lengths) != len(weights):
@@ -103,6 +103,9 @@ def _unused(scenario: Scenario, documents: Documents) -> Iterator[tuple[str, obj
             yield name, getattr(documents, name), reason
     if kind != "lognormal":
         yield "sigma", documents.sigma, f"distribution: {kind} has no sigma"
+    mean, length = documents.mean_tokens, scenario.workload.sequence_length
+    if kind == "fixed" and mean is not None and mean >= length:
+        yield "mean_tokens", mean, f"every sequence of {length} tokens is in one document"
     if kind == "fixed":
         yield "vary", documents.vary, "fixed documents are the same in every sequence"
     elif scenario.kernels.attention == "unfused":

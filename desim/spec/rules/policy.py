@@ -12,9 +12,11 @@ from desim.spec.rules.finding import (
     micro_batches,
     num_chunks,
 )
-from desim.spec.scenario import Scenario, SlowDevice
+from desim.spec.scenario import Jitter, Scenario, SlowDevice
 from desim.spec.workload import Dlrm, Transformer
 
+#: A run that takes at least so many times as long is said to do so.
+_MANY = 8
 #: What `plan.load` adds the bytes to.
 NOT_IN_A_PIPELINE = "is not played with pipeline > 1"
 
@@ -143,6 +145,18 @@ def recomputation_fills_bubbles(scenario: Scenario) -> Iterator[Finding]:
             f"has no effect: {reason}" if reason else f"has no effect under recompute_in: {chosen}"
         )
         yield Finding(path, text, ahead, "recompute_in: bubble uses it", note=True)
+    elif not reason and chosen == "bubble":
+        most = _most_recomputed(scenario)
+        if ahead > most:
+            yield Finding(path, f"is taken as {most}: no chunk recomputes more", ahead, note=True)
+
+
+def _most_recomputed(scenario: Scenario) -> int:
+    """Blocks of the chunk (stage or virtual stage) that recomputes most of them."""
+    model, chosen = scenario.workload.model, scenario.policies.recompute_layers
+    layers = model.layers if isinstance(model, Transformer) else 0
+    most = max(scenario.parallel.stage_layers or [-(-layers // num_chunks(scenario))])
+    return min(most, chosen or most)
 
 
 def chunks_need_sequence_parallelism(scenario: Scenario) -> Iterator[Finding]:
@@ -261,6 +275,21 @@ def disturbed_devices_exist(scenario: Scenario) -> Iterator[Finding]:
             yield Finding(path, rule, disturbance.device, f"nearest: {devices - 1}")
 
 
+def jitter_plays_all_devices(scenario: Scenario) -> Iterator[Finding]:
+    """Ranks with random times of their own cannot be folded, which takes time."""
+    devices, stages = scenario.cluster.devices, scenario.parallel.pipeline
+    if scenario.run.fold is False or devices // stages < _MANY:
+        return
+    for place, disturbance in enumerate(scenario.disturb):
+        if isinstance(disturbance, Jitter):
+            text = (
+                f"plays all {devices} devices, each with times of its own, not one of each kind, "
+                f"which takes about {devices} / {stages} stages = {devices // stages} times as long"
+                " or longer"
+            )
+            yield Finding(f"disturb.{place}.jitter", text, disturbance.jitter, note=True)
+
+
 def nvlink_domain_fits(scenario: Scenario) -> Iterator[Finding]:
     """NVLink joins whole nodes or even parts of one, by links that the device has."""
     system = scenario.cluster.system
@@ -288,7 +317,7 @@ RULES = (
     Rule(policies_have_effect, ("policies", "kernels", "parallel.zero", "workload.model")),
     Rule(recompute_choices_are_used, ("policies", "workload.model")),
     Rule(recomputed_layers_exist, ("policies", "workload.model", "parallel")),
-    Rule(recomputation_fills_bubbles, ("policies", "workload.model", "parallel.pipeline")),
+    Rule(recomputation_fills_bubbles, ("policies", "workload.model", "parallel")),
     Rule(
         chunks_need_sequence_parallelism,
         ("policies.overlap.tensor", "parallel.tensor", "parallel.sequence"),
@@ -299,6 +328,7 @@ RULES = (
     Rule(dtype_exists, ("workload.precision.compute", "cluster.system.device")),
     Rule(nvls_exists, ("policies.collectives", "cluster.system.nvls")),
     Rule(disturbed_devices_exist, ("disturb", "cluster.devices")),
+    Rule(jitter_plays_all_devices, ("disturb", "cluster", "parallel", "run.fold")),
     Rule(nvlink_domain_fits, ("cluster.system",)),
     Rule(nics_fit, ("cluster.system",)),
     Rule(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from desim.spec.resources import LinkWeights
 from desim.spec.rules.finding import Finding, Rule, data_size
 from desim.spec.scenario import Scenario
+from desim.spec.workload import Transformer
 
 _CHANNELS = ("nvlink_sms", "network_sms", "message_sms", "nvls_sms")
 
@@ -87,6 +88,12 @@ def weights_are_used(scenario: Scenario) -> Iterator[Finding]:
         if weight != getattr(LinkWeights(), group) and size == 1:
             text = f"has no effect: {what} is 1"
             yield Finding(f"policies.resources.link_weights.{group}", text, weight, note=True)
+    model = scenario.workload.model
+    if weights.ep != LinkWeights().ep and isinstance(model, Transformer):
+        reason = f"{model.name} has no experts" if model.moe is None else ""
+        if reason or parallel.expert == 1:
+            text = f"has no effect: {reason or 'parallel.expert is 1, every rank has all experts'}"
+            yield Finding("policies.resources.link_weights.ep", text, weights.ep, note=True)
 
 
 def _gradient_ranks(scenario: Scenario) -> int | None:
@@ -102,5 +109,8 @@ RULES = (
     Rule(multiprocessors_exist, ("policies.resources", "cluster.system")),
     Rule(queues_are_used, ("policies", "parallel.zero", "parallel.pipeline", "kernels")),
     Rule(pinned_groups_can_reduce, ("policies.collectives", "cluster.system.nvls")),
-    Rule(weights_are_used, ("policies.resources", "parallel", "cluster.devices")),
+    Rule(
+        weights_are_used,
+        ("policies.resources", "parallel", "cluster.devices", "workload.model"),
+    ),
 )

@@ -175,7 +175,7 @@ def _named(families: Mapping[model_error.Family, Sequence[str]]) -> str:
 
 def _others(paths: Sequence[str]) -> str:
     """Say what was changed where the table of errors has no family for it."""
-    return paths[0] if len(paths) == 1 else f"{len(paths)} other fields"
+    return " and ".join(paths) if len(paths) <= 2 else f"{len(paths)} other fields"
 
 
 def _all_settings(variants: Sequence[Variant]) -> list[dict[str, Any]]:

@@ -69,6 +69,8 @@ def sweep_command(options: Mapping[str, Any], *, show: bool) -> tuple[str, bool]
 
 def _kept_message(folder: Path) -> str:
     """Say how many finished points a folder holds, and how to go on from them."""
+    if not folder.exists():
+        return "no point is finished"
     file = folder / JOURNAL
     count = max(file.read_bytes().count(b"\n") - 1, 0) if file.is_file() else 0
     points = "1 finished point is" if count == 1 else f"{count:,} finished points are"

@@ -61,7 +61,8 @@ def _factor(value: Scalar) -> float:
 
 def _by_step(first: float, last: float, step: float) -> list[float]:
     if step == 0 or (last - first) / step < 0:
-        raise ValueError(f"steps of {step:g} do not lead from {first:g} to {last:g}")
+        turned = f"; {-step:g} does" if step else ""
+        raise ValueError(f"steps of {step:g} do not lead from {first:g} to {last:g}{turned}")
     return [first + i * step for i in range(_count((last - first) / step))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from desim.errors import Mistake, SpecError
 from desim.spec.nodes import Node, dotted, from_plain, plain
 from desim.spec.nodes import Path as KeyPath
-from desim.spec.text_file import shown
+from desim.spec.text_file import shown, similar_file
 from desim.spec.yaml_source import read_file
 from desim.study.axis import Axis, same
 from desim.study.sweep.goal import Constraint, Objective, never_known, read_constraint
@@ -130,7 +131,11 @@ class _Reader:
             mapping: Mapping[str, Any] = plain(node)
             return mapping
         elif isinstance(node.value, str) and node.value.strip():
-            return self._folder / node.value
+            file = self._folder / node.value
+            if not os.path.exists(file):  # False for a name that no file can have
+                hint = similar_file(file) or "a path is relative to the study's file"
+                self._note(node, ("base",), "there is no such file", repr(node.value), hint)
+            return file
         else:
             self._note(node, ("base",), "must be a path or a mapping", repr(plain(node)))
         return Path()
@@ -161,7 +166,8 @@ class _Reader:
             try:
                 values = spread(plain(node))
             except ValueError as error:
-                self._note(node, where, str(error), hint="as in {from: 1, to: 8, factor: 2}")
+                by = "step" if "step" in node.value else "factor"
+                self._note(node, where, str(error), hint=f"as in {{from: 1, to: 8, {by}: 2}}")
         elif isinstance(node.value, list):
             values = tuple(plain(node))
             for number, value in enumerate(values):
