@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from pydantic import Field
 
 from desim.spec.base import Spec
@@ -15,7 +15,7 @@ _CLEAR = 1.0 + 1e-9
 
 #: Groups of ranks with streams of their own (messages between stages: two a direction).
 StreamGroup = Literal["tp", "cp", "ep", "dp", "pp"]
-Weight = Annotated[float, Gt(0), Le(1e6)]
+Weight = Annotated[float, Ge(0.001), Le(1000)]
 
 
 class LinkWeights(Spec):
