@@ -102,7 +102,8 @@ def test_more_of_a_resource_is_never_slower(name: str) -> None:
 
     One anomaly is known: a collective that begins while a kernel runs has `beside_compute` of its
     bandwidth to its end, one that begins between two kernels has all. A faster kernel can move the
-    beginning. Without that the law is strict, with it no step is a hundredth slower.
+    beginning. Without that the law is strict, with it no step is a hundredth slower. (Another does
+    not come up here: a faster link takes its memory bandwidth in a burst, docs/how-it-works.md.)
     """
     scenario = job(**JOBS[name], workload__model=WIDE)
     for share, worse in ((1.0, 1.0), (0.9, 1.01)):

@@ -133,6 +133,13 @@ def test_the_frame_has_a_row_for_each(tmp_path: Path) -> None:
     assert desim.compare is compare
 
 
+def test_one_scenario_is_not_enough() -> None:
+    """A path or a mapping alone is one scenario, not as many as it has letters or keys."""
+    for alone in ("scenarios/llama70b_2048.yaml", {"name": "a", "run": {}}):
+        with pytest.raises(SpecError, match="at least 2 variants are needed to compare .got 1."):
+            compare(alone)  # type: ignore[arg-type]
+
+
 def test_a_scenario_that_planning_refuses_is_named() -> None:
     """What only planning finds is told of its variant, too."""
     chosen = variants("disturb=[],[{link: nosuch, bandwidth: 0.5}]")

@@ -30,7 +30,7 @@ def given(sources: Sequence[Source | Scenario], overrides: Sequence[str] = ()) -
     `overrides` are put over files and mappings; scenarios that are loaded stay as they are. Raises
     SpecError with every mistake of each of them.
     """
-    require_number(len(sources))
+    require_number(1 if isinstance(sources, (str, Mapping)) else len(sources))
     loaded: list[tuple[Source, Scenario, tuple[str, ...]]] = []
     refused: dict[str, tuple[Mistake, ...]] = {}
     for number, source in enumerate(sources, start=1):
