@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _RECOMPUTE = PHASES.index("recompute")
 _SHOWN_ON_PATH = 12
 _S_PER_HOUR = 3600
+#: What a step's rate counts -> how many of it training is reckoned by, as a key says it.
+RECKONED = {"tokens": ("trillion_tokens", 1e12), "samples": ("billion_samples", 1e9)}
 
 
 def summarize(plan: Plan, record: Record) -> dict[str, Any]:
@@ -101,12 +103,10 @@ def _memory(plan: Plan, record: Record) -> dict[str, Any]:
 def _throughput(plan: Plan, step_s: float) -> dict[str, float]:
     """Rates of tokens or samples, and the device-hours (with a price, the cost) of many."""
     workload, cluster = plan.scenario.workload, plan.scenario.cluster
-    rate = workload.global_batch / step_s
-    if workload.model.family == "dlrm":
-        what, many, number = "samples", "billion_samples", 1e9
-    else:
-        what, many, number = "tokens", "trillion_tokens", 1e12
-        rate *= workload.sequence_length
+    what, rate = "samples", workload.global_batch / step_s
+    if workload.model.family != "dlrm":
+        what, rate = "tokens", rate * workload.sequence_length
+    many, number = RECKONED[what]
     hours = cluster.devices * number / rate / _S_PER_HOUR
     found = {
         f"{what}_per_s": rate,

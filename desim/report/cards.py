@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from desim.analyze.memory import needed_by_stage
+from desim.analyze.metrics import RECKONED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,7 +75,7 @@ def _remark(summary: Mapping[str, Any], key: str) -> str:
 
 def _cost(summary: Mapping[str, Any]) -> Iterator[Card]:
     """What training costs, where a GPU-hour has a price."""
-    for many in ("trillion_tokens", "billion_samples"):
+    for many, _ in RECKONED.values():
         if f"cost_per_{many}" in summary:
             hours = grouped(float(summary[f"device_hours_per_{many}"]))
             value = grouped(float(summary[f"cost_per_{many}"]))

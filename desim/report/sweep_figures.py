@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from desim.analyze.metrics import RECKONED
 from desim.report.figures import GRID
 from desim.report.points import SHOWN, front, label, needed_gib, short_names
 
@@ -25,7 +26,7 @@ _MAX_LABEL = 20
 _COSTS = tuple(
     (f"{key}_per_{many}", f"{title} per {many.replace('_', ' ')}")
     for key, title in (("cost", "cost"), ("device_hours", "GPU-hours"))
-    for many in ("trillion_tokens", "billion_samples")
+    for many, _ in RECKONED.values()
 )
 
 
