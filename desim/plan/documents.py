@@ -6,6 +6,7 @@ They differ from the programs of the expected documents in attention kernels alo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from desim.models.op import Op, Packing
     from desim.plan.program import Program
     from desim.plan.tables import Tables
+    from desim.spec.documents import Documents
     from desim.spec.scenario import Scenario
 
 #: Apart from all other random numbers of the seed.
@@ -62,14 +64,23 @@ def draws_of(scenario: Scenario, replicas: int, micro_batches: int) -> Draws | N
     if workload.documents is None or not are_drawn(scenario):
         return None
     number = min(replicas, workload.documents.replicas or replicas)
-    packings = draw_packings(
-        workload.documents,
-        workload.sequence_length,
-        (number, micro_batches),
-        np.random.default_rng([scenario.run.seed, _STREAM]),
-        workload.micro_batch,
-    )
-    return Draws(tuple(tuple(row) for row in packings), packing_of(scenario))
+    shape, seed = (number, micro_batches), scenario.run.seed
+    s, sequences = workload.sequence_length, workload.micro_batch
+    return Draws(_drawn(workload.documents, s, shape, seed, sequences), packing_of(scenario))
+
+
+@lru_cache(maxsize=1)
+def _drawn(
+    documents: Documents,
+    sequence_length: int,
+    shape: tuple[int, int],
+    seed: int,
+    sequences: int,
+) -> tuple[tuple[Packing, ...], ...]:
+    """The draws of a seed: a run plans with them, and counts what they leave of attention."""
+    random = np.random.default_rng([seed, _STREAM])
+    drawn = draw_packings(documents, sequence_length, shape, random, sequences)
+    return tuple(map(tuple, drawn))
 
 
 def attention_share(scenario: Scenario) -> float:

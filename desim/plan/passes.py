@@ -215,6 +215,8 @@ def exposed(emit: Emitter, comms: Sequence[Comm], weights: WeightGradients | Non
 
     Weight gradients that were put off are computed beside an exchange.
     """
+    if not comms:
+        return
     marks: list[Mark] = []
     exchanged = any(_is_exchange(comm) for comm in comms)
     beside = exchanged and weights is not None and weights.beside

@@ -96,7 +96,9 @@ class StageStep:
             self._policies.recompute_layers,
             self._policies.recompute_early_stop,
         )
-        self._policy = PassPolicy(context.overlaps.tensor.beside, recompute, self._zero == 3)
+        overlaps = context.overlaps
+        self._reduces_beside = overlaps.reduction.beside
+        self._policy = PassPolicy(overlaps.tensor.beside, recompute, self._zero == 3)
         ahead = replace(recompute, restored=restored_blocks(scenario))
         self._ahead = replace(self._policy, recompute=ahead)
         delays = self._policies.experts.delay_wgrad and exchanges(scenario)
@@ -244,7 +246,7 @@ class StageStep:
             return template, gathers.marks[item.chunk] if awaits else None
         every = self._ends.every_micro_batch
         due = item.micro_batch == way.last_added or every
-        reduces = due and self._context.overlaps.reduction.beside
+        reduces = due and self._reduces_beside
         adds = item.micro_batch != way.first_added
         adds = adds and self._zero < 2 and self._context.autograd_gradients
         if item.kind == "weight":

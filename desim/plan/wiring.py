@@ -236,19 +236,23 @@ class _Pricer:
         profile = self.profiles[number]
         protocol = profile.protocol(NAMES[int(choice.protocol[0])])
         latency_s = protocol.latency_s(profile, float(comm.size_bytes))
-        per_byte_s = protocol.seconds_per_byte(profile)
+        near_s, far_s = (
+            protocol.near_seconds_per_byte(profile),
+            protocol.far_seconds_per_byte(profile),
+        )
+        bytes_s = float(comm.size_bytes) * np.maximum(near_s, far_s)
         return Use(
             family=family,
             profile=number,
             algorithm=algorithm,
             protocol=protocol.name,
             latency_s=latency_s,
-            near_seconds_per_byte=protocol.near_seconds_per_byte(profile),
-            far_seconds_per_byte=protocol.far_seconds_per_byte(profile),
+            near_seconds_per_byte=near_s,
+            far_seconds_per_byte=far_s,
             near_wire_bytes=protocol.near_wire_bytes,
             far_wire_bytes=protocol.far_wire_bytes,
             memory_traffic=_MEMORY_TRAFFIC[comm.collective],
-            light=bool((comm.size_bytes * per_byte_s <= _LIGHT * latency_s).all()),
+            light=bool((bytes_s <= _LIGHT * latency_s).all()),
         )
 
     def _candidates(self, family: str, comm: CommOp) -> dict[str, Profile]:
